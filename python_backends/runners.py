@@ -1,0 +1,127 @@
+"""Engines behind one small protocol: load a model file, run it on numpy arrays.
+
+The build measures with the same classes that serve, so nothing here knows Triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .settings import EncoderSettings
+from .threads import engine_threads, physical_cores
+
+Array = NDArray[Any]
+
+
+class Runner(Protocol):
+    """A loaded model that answers by name."""
+
+    threads: int
+
+    def run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
+        """Run the model once.
+
+        Args:
+            inputs: INT32 arrays by input name, C-contiguous. Inputs that the graph does not have
+                (an exporter may drop ``max_seqlen``) are left out.
+
+        Returns:
+            Arrays by output name. They own their memory: the next run does not change them.
+        """
+        ...
+
+
+class OnnxRuntimeRunner:
+    """ONNX Runtime on the CPU.
+
+    Args:
+        model_path: An ONNX file.
+        threads: Threads of one run; 0 for all physical cores.
+    """
+
+    def __init__(self, model_path: Path, threads: int = 0) -> None:
+        """Load the model and optimize its graph."""
+        import onnxruntime as ort
+
+        self.threads = threads or physical_cores()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        # A spinning pool burns the cores that tokenizer and server need between two runs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Memory patterns are planned per input shape, and here every run has another one.
+        options.enable_mem_pattern = False
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+        self._inputs = [value.name for value in self._session.get_inputs()]
+        self._outputs = [value.name for value in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
+        """Run the model once; see :meth:`Runner.run`."""
+        feed = {name: inputs[name] for name in self._inputs}
+        return dict(zip(self._outputs, self._session.run(self._outputs, feed), strict=True))
+
+
+class OpenVinoRunner:
+    """OpenVINO on the CPU.
+
+    Args:
+        model_path: An OpenVINO ``.xml`` (its ``.bin`` beside it) or an ONNX file.
+        threads: Threads of one run; 0 for all physical cores.
+        precision: ``fp32``, or ``int8`` for a model with compressed weights, whose activations are
+            then quantized on the fly.
+    """
+
+    def __init__(self, model_path: Path, threads: int = 0, precision: str = "fp32") -> None:
+        """Load the model and compile it for this CPU."""
+        import openvino as ov
+
+        self.threads = threads or physical_cores()
+        properties: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": self.threads,
+            # Pinned threads of several instances would all sit on the same first cores.
+            "ENABLE_CPU_PINNING": False,
+            # On CPUs with native bfloat16 the default silently computes in it.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        if precision == "fp32":
+            properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+        model = ov.Core().compile_model(str(model_path), "CPU", properties)
+        self._request = model.create_infer_request()
+        self._inputs = [port.get_any_name() for port in model.inputs]
+        self._outputs = [port.get_any_name() for port in model.outputs]
+
+    def run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
+        """Run the model once; see :meth:`Runner.run`."""
+        feed = {name: inputs[name] for name in self._inputs}
+        # Inputs are read in place; outputs are copied, as the request reuses their buffers.
+        results = self._request.infer(feed, share_inputs=True, share_outputs=False)
+        return {name: results[name] for name in self._outputs}
+
+
+def load_runner(settings: EncoderSettings, folder: Path) -> Runner:
+    """Load the engine that the settings name.
+
+    Args:
+        settings: Settings of the engine model.
+        folder: Version folder that holds the model file.
+
+    Raises:
+        FileNotFoundError: The model file is not there.
+    """
+    path = folder / settings.model_file
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; rebuild the repository")
+    threads = engine_threads(settings.threads, settings.instances)
+    if settings.engine == "openvino":
+        return OpenVinoRunner(path, threads, settings.precision)
+    return OnnxRuntimeRunner(path, threads)

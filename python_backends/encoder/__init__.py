@@ -1,0 +1,1 @@
+"""The engine model: token ids in, embeddings or class scores out."""

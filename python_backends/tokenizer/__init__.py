@@ -1,0 +1,1 @@
+"""The tokenizer model: texts in, token ids out."""

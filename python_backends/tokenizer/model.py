@@ -1,0 +1,75 @@
+"""Triton's entry point of the tokenizer model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from ..metrics import Counters, Registry
+from ..settings import TokenizerSettings
+from ..threads import physical_cores
+from .batch import REASONS, BatchTokenizer, Rejection
+
+TOKENS = "tritonforge_tokenized_tokens_total"
+TRUNCATED = "tritonforge_truncated_texts_total"
+REJECTED = "tritonforge_rejected_requests_total"
+
+
+class TritonPythonModel:
+    """Texts STRING [b, 1] to ``input_ids`` INT32 [b, n]."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load ``tokenizer.json`` of the version folder and create the metrics.
+
+        Args:
+            args: Triton's description of the model: ``model_config`` (JSON), ``model_repository``
+                (the model's folder), ``model_name``, ``model_version``.
+
+        Raises:
+            SettingsError: A parameter is missing or not allowed.
+        """
+        settings = TokenizerSettings.parse(args["model_config"])
+        # A text takes the tokenizer a hundredth of what the engine needs for it, so one thread
+        # keeps up with a CPU engine, and the cores are the engine's.
+        threads = settings.threads or max(1, physical_cores() // 8)
+        # The thread pool reads these once, at the first batch.
+        os.environ["RAYON_NUM_THREADS"] = str(threads)
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._tokenizer = BatchTokenizer(folder / "tokenizer.json", settings)
+
+        registry = Registry(pb_utils, {"model": args["model_name"], "version": args["model_version"]})
+        registry.counter(TOKENS, "Tokens that texts became, special tokens included")
+        registry.counter(TRUNCATED, "Texts cut to max_length tokens")
+        registry.labelled(
+            REJECTED, "Requests answered with an error", "reason", {reason: reason for reason in REASONS}
+        )
+        self._registry = registry
+        self._counters = Counters(registry.metrics)
+        pb_utils.Logger.log_info(
+            f"{args['model_name']}: {threads} thread(s), texts of at most {settings.max_length} tokens "
+            f"and {settings.max_text_bytes} bytes"
+        )
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Tokenize the texts of all requests in one call; an error concerns one request only."""
+        get_input = pb_utils.get_input_tensor_by_name
+        batch = self._tokenizer.tokenize([get_input(request, "text").as_numpy() for request in requests])
+        counts = {TOKENS: batch.tokens, TRUNCATED: batch.truncated}
+        responses = []
+        for result in batch.results:
+            if isinstance(result, Rejection):
+                counts[result.reason] = counts.get(result.reason, 0) + 1
+                error = pb_utils.TritonError(result.message, pb_utils.TritonError.INVALID_ARG)
+                responses.append(pb_utils.InferenceResponse(error=error))
+            else:
+                responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("input_ids", result)]))
+        self._counters.add(counts)
+        return responses
+
+    def finalize(self) -> None:
+        """Hand over the last counts."""
+        self._counters.close()

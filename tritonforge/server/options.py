@@ -1,0 +1,45 @@
+"""What can be set on a server."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ENGINE_THREADS_VARIABLE = "TRITONFORGE_ENGINE_THREADS"
+
+
+class ServerOptions(BaseModel):
+    """Options of one tritonserver process.
+
+    Attributes:
+        host: Address that HTTP, gRPC and metrics listen on.
+        http_port: Port of the KServe v2 HTTP endpoint; 0 takes a free one.
+        grpc_port: Port of the KServe v2 gRPC endpoint; 0 takes a free one.
+        metrics_port: Port of the Prometheus endpoint; 0 takes a free one.
+        models: Models to load; empty: every model of the repository.
+        log_verbose: Triton's verbose level; 0 is off.
+        log_info: Whether Triton writes its INFO lines.
+        log_warning: Whether Triton writes its WARNING lines.
+        log_error: Whether Triton writes its ERROR lines.
+        exit_timeout_s: Seconds that a stop waits for requests in flight.
+        cache_size_bytes: Size of the local response cache; 0 leaves the cache out.
+        engine_threads: Threads of one engine instance, over what its config.pbtxt says.
+        http_threads: Threads of the HTTP front end; None: as many as usable CPUs, 2 to 8.
+        extra_args: Further arguments for the tritonserver binary, passed last.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    http_port: int = Field(default=8000, ge=0, le=65535)
+    grpc_port: int = Field(default=8001, ge=0, le=65535)
+    metrics_port: int = Field(default=8002, ge=0, le=65535)
+    models: tuple[str, ...] = ()
+    log_verbose: int = Field(default=0, ge=0)
+    log_info: bool = True
+    log_warning: bool = True
+    log_error: bool = True
+    exit_timeout_s: int = Field(default=30, ge=1)
+    cache_size_bytes: int = Field(default=0, ge=0)
+    engine_threads: int | None = Field(default=None, ge=1)
+    http_threads: int | None = Field(default=None, ge=1)
+    extra_args: tuple[str, ...] = ()

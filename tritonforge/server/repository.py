@@ -1,0 +1,47 @@
+"""Which folders of a model repository are models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tritonforge.errors import RepositoryError
+
+_MEND = "tritonforge build recipes/minilm.yaml"
+
+
+def find_models(repository: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+    """List the models to load.
+
+    A model is a folder with a ``config.pbtxt`` whose name does not start with a dot (those are
+    builds that have not been published).
+
+    Args:
+        repository: The model repository.
+        wanted: Names to load; empty: all.
+
+    Returns:
+        Model names, sorted.
+
+    Raises:
+        RepositoryError: The repository is missing or empty, or does not hold a wanted model.
+    """
+    if not repository.is_dir():
+        raise RepositoryError("the model repository does not exist", where=str(repository), mend=_MEND)
+    models = tuple(
+        sorted(
+            folder.name
+            for folder in repository.iterdir()
+            if not folder.name.startswith(".") and (folder / "config.pbtxt").is_file()
+        )
+    )
+    if not models:
+        raise RepositoryError("the model repository holds no model", where=str(repository), mend=_MEND)
+    missing = sorted(set(wanted) - set(models))
+    if missing:
+        raise RepositoryError(
+            f"the model repository holds no model named {', '.join(missing)}",
+            where=str(repository),
+            mend=f"choose from: {', '.join(models)}",
+        )
+    return tuple(sorted(set(wanted))) if wanted else models

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,32 +85,29 @@ class BatchTokenizer:
         Returns:
             Results in the order of the requests. A rejected request does not affect the others.
         """
-        decoded = [self._decode(request) for request in requests]
-        good = [texts for texts in decoded if not isinstance(texts, Rejection)]
         try:
-            encodings = iter(self._encode(list(chain.from_iterable(good))))
+            return self._tokenize(requests)
         except Exception:
-            if len(good) == 1:
-                raise
             # A tokenizer without an unknown token fails on some texts: find whose they are.
             return self._tokenize_singly(requests)
 
+    def _tokenize(self, requests: Sequence[NDArray[np.object_]]) -> TokenizedBatch:
+        decoded = [self._decode(request) for request in requests]
+        texts = [text for entry in decoded if not isinstance(entry, Rejection) for text in entry]
+        encodings = iter(self._tokenizer.encode_batch_fast(texts) if texts else [])
         batch = TokenizedBatch()
-        for texts in decoded:
-            if isinstance(texts, Rejection):
-                batch.results.append(texts)
+        for entry in decoded:
+            if isinstance(entry, Rejection):
+                batch.results.append(entry)
             else:
-                batch.results.append(self._matrix([next(encodings) for _ in texts], batch))
+                batch.results.append(self._matrix([next(encodings) for _ in entry], batch))
         return batch
-
-    def _encode(self, texts: list[str]) -> list[Any]:
-        return self._tokenizer.encode_batch_fast(texts) if texts else []
 
     def _tokenize_singly(self, requests: Sequence[NDArray[np.object_]]) -> TokenizedBatch:
         batch = TokenizedBatch()
         for request in requests:
             try:
-                one = self.tokenize([request])
+                one = self._tokenize([request])
             except Exception as error:
                 message = f"the tokenizer cannot encode this request: {error}; change or drop the text"
                 batch.results.append(Rejection("tokenizer", message))

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -202,10 +202,7 @@ class Client:
             return self._retrying(lambda: self._send(chunk, outputs, metadata))
 
         try:
-            # One request needs no second thread.
-            parts = (
-                [request(chunk) for chunk in chunks] if len(chunks) < 2 else self._fan_out(request, chunks)
-            )
+            parts = self._fan_out(request, chunks)
         except InvalidRequestError:
             self._metadata = None  # a new version with another batch size may have come
             raise
@@ -214,26 +211,33 @@ class Client:
     def _fan_out(
         self, request: Callable[[Sequence[bytes]], Arrays], chunks: list[Sequence[bytes]]
     ) -> list[Arrays]:
-        # A few workers that draw chunks, rather than one job for each chunk: a long list then never
-        # fills the queue in front of other threads' calls.
+        # The caller's own thread and a few workers draw chunks. So a lone chunk changes no thread, and
+        # of two long lists the second goes on though the first has taken all workers.
         parts: list[Arrays] = [{} for _ in chunks]
         todo = deque(enumerate(chunks))
 
         def work() -> None:
-            while True:
-                try:
-                    position, chunk = todo.popleft()
-                except IndexError:
-                    return
-                parts[position] = request(chunk)
+            try:
+                while True:
+                    try:
+                        position, chunk = todo.popleft()
+                    except IndexError:
+                        return
+                    parts[position] = request(chunk)
+            except BaseException:
+                todo.clear()  # the others stop with the request that they are at
+                raise
 
-        jobs = [self._workers.submit(work) for _ in range(min(self._concurrency, len(chunks)))]
+        jobs = [self._workers.submit(work) for _ in range(min(self._concurrency, len(chunks)) - 1)]
         try:
-            for job in as_completed(jobs):
-                job.result()
+            work()
         finally:
-            todo.clear()  # after an error the other workers stop with the request that they are at
+            for job in jobs:
+                job.cancel()
             wait(jobs)
+        for job in jobs:
+            if not job.cancelled():
+                job.result()
         return parts
 
     def _retrying(self, call: Callable[[], T]) -> T:

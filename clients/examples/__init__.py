@@ -1,0 +1,1 @@
+"""Plain tritonclient scripts, to run (``python -m clients.examples.grpc_infer``) and to copy."""

@@ -1,0 +1,424 @@
+"""All four clients against a real tritonserver, with a toy model that can misbehave on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from numpy.typing import NDArray
+
+from clients import (
+    AsyncClient,
+    Client,
+    ClientError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    RequestTimeoutError,
+    RetryPolicy,
+    ServerFaultError,
+    SharedMemoryError,
+    UnavailableError,
+)
+from clients.core import ModelMetadata
+from tritonforge.server import TritonServer
+
+QUICK = RetryPolicy(attempts=4, first_delay=0.01)
+
+
+def expected(texts: list[str]) -> NDArray[np.float32]:
+    """What the toy model computes, computed here."""
+    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32) for text in texts]
+    return np.array(digests, np.float32).reshape(-1, 8) / np.float32(2**32)
+
+
+def sentences(count: int) -> list[str]:
+    return [f"Sätze {number} of many 漢字 🙂 " + "word " * (number % 40) for number in range(count)]
+
+
+class Driver:
+    """Runs the same calls on a blocking or an asyncio client, so that each test is written once."""
+
+    def __init__(
+        self, server: TritonServer, kind: type[Client] | type[AsyncClient], protocol: str, shm: bool
+    ) -> None:
+        self.url = server.grpc_url if protocol == "grpc" else server.http_address
+        self.kind = kind
+        self.settings: dict[str, Any] = {"protocol": protocol, "shared_memory": shm}
+
+    def __call__(self, action: Callable[[Any], Any], *, model: str = "toy_embedder", **settings: Any) -> Any:
+        """Open a client, run ``action(client)``, await what it returns if need be, and close the client."""
+        settings = {"url": self.url, **self.settings, **settings}
+        if self.kind is Client:
+            with Client(model=model, **settings) as client:
+                return action(client)
+
+        async def run() -> Any:
+            async with AsyncClient(model=model, **settings) as client:
+                answer = action(client)
+                return await answer if inspect.isawaitable(answer) else answer
+
+        return asyncio.run(run())
+
+
+@pytest.fixture(params=[Client, AsyncClient], ids=["sync", "asyncio"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture(params=["grpc", "http"])
+def protocol(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def drive(server: TritonServer, kind: Any, protocol: str) -> Driver:
+    return Driver(server, kind, protocol, shm=False)
+
+
+@pytest.fixture
+def drive_shm(server: TritonServer, kind: Any, protocol: str) -> Iterator[Driver]:
+    """A driver with shared memory; afterwards nothing of it may be left."""
+    yield Driver(server, kind, protocol, shm=True)
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        status = client.get_system_shared_memory_status(as_json=True)
+    assert not status.get("regions"), "the server still knows regions"
+    assert own_regions() == []
+
+
+def own_regions() -> list[str]:
+    return [path.name for path in Path("/dev/shm").glob(f"tritonforge-client-{os.getpid()}-*")]
+
+
+def requests_seen(server: TritonServer, model: str = "toy_embedder") -> int:
+    """Requests that the server answered until now.
+
+    Failed ones too: where a Python model answers with an error, Triton counts the request as a success.
+    """
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        stats = client.get_inference_statistics(model).model_stats[0].inference_stats
+    return int(stats.success.count + stats.fail.count)
+
+
+# Texts in, numbers out
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 200])
+def test_embed(drive: Driver, count: int) -> None:
+    texts = sentences(count)
+    vectors = drive(lambda client: client.embed(texts))
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (count, 8)
+    np.testing.assert_array_equal(vectors, expected(texts))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 200])
+def test_embed_shared_memory(drive_shm: Driver, count: int) -> None:
+    texts = sentences(count)
+    np.testing.assert_array_equal(drive_shm(lambda client: client.embed(texts)), expected(texts))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 200])
+@pytest.mark.parametrize("shm", [False, True], ids=["socket", "shm"])
+def test_classify(drive: Driver, drive_shm: Driver, count: int, shm: bool) -> None:
+    texts = sentences(count)
+    answer = (drive_shm if shm else drive)(lambda client: client.classify(texts), model="toy_classifier")
+    scores = expected(texts)[:, :2]
+    scores = scores / scores.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answer.scores, scores, rtol=1e-6)
+    assert answer.scores.shape == (count, 2)
+    assert [label for label, _ in answer.predictions] == [("ham", "spam")[i] for i in scores.argmax(axis=1)]
+    assert [score for _, score in answer.predictions] == pytest.approx(list(scores.max(axis=1, initial=0)))
+
+
+def test_long_list_is_split_by_the_models_limit(server: TritonServer, drive: Driver) -> None:
+    before = requests_seen(server)
+    drive(lambda client: client.embed(sentences(200)))
+    assert requests_seen(server) - before == 7  # max_batch_size is 32
+    drive(lambda client: client.embed(sentences(200)), batch_size=20)
+    assert requests_seen(server) - before == 7 + 10
+
+
+def test_empty_list_sends_no_inference(server: TritonServer, drive: Driver) -> None:
+    before = requests_seen(server)
+    drive(lambda client: client.embed([]))
+    assert requests_seen(server) == before
+
+
+def test_bytes_iterables_and_odd_texts(drive: Driver) -> None:
+    texts = ["", "a\0b", "x" * 100_000, "🙂"]
+    vectors = drive(lambda client: client.embed(text.encode() for text in texts))
+    np.testing.assert_array_equal(vectors, expected(texts))
+    vectors = drive(lambda client: client.embed(np.array(["ab", "c"])))
+    np.testing.assert_array_equal(vectors, expected(["ab", "c"]))
+
+
+def test_result_belongs_to_the_caller(drive: Driver) -> None:
+    vectors = drive(lambda client: client.embed(["one"]))
+    vectors *= 2  # a view of the message would be read-only
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("hello", r"wrap it, \[text\]"),
+        (b"hello", r"wrap it, \[text\]"),
+        (["fine", 3], r"texts\[1\] must be str or bytes, not int"),
+        (["fine", "fine", None], r"texts\[2\] must be str or bytes, not NoneType"),
+    ],
+)
+def test_wrong_types_name_the_index(drive: Driver, texts: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        drive(lambda client: client.embed(texts))
+
+
+def test_lone_surrogate(drive: Driver) -> None:
+    with pytest.raises(ValueError, match=r"texts\[1\] cannot be written as UTF-8"):
+        drive(lambda client: client.embed(["fine", "\ud83d"]))
+
+
+def test_64_concurrent_calls(server: TritonServer, protocol: str) -> None:
+    texts = sentences(64)
+
+    def embed_all(client: AsyncClient) -> Any:
+        return asyncio.gather(*(client.embed([text]) for text in texts))
+
+    vectors = Driver(server, AsyncClient, protocol, shm=False)(embed_all)
+    np.testing.assert_array_equal(np.concatenate(vectors), expected(texts))
+
+
+@pytest.mark.parametrize("shm", [False, True], ids=["socket", "shm"])
+def test_one_client_for_many_threads(server: TritonServer, protocol: str, shm: bool) -> None:
+    texts = sentences(64)
+
+    def embed_all(client: Client) -> Any:
+        with ThreadPoolExecutor(16) as threads:
+            return list(threads.map(lambda start: client.embed(texts[start:]), range(64)))
+
+    answers = Driver(server, Client, protocol, shm)(embed_all)
+    for start, vectors in enumerate(answers):
+        np.testing.assert_array_equal(vectors, expected(texts[start:]))
+    assert own_regions() == []
+
+
+# Retries
+
+
+def test_unavailable_is_retried(server: TritonServer, drive: Driver) -> None:
+    before = requests_seen(server)
+    text = f"!unavailable 2 {uuid.uuid4().hex}"
+    vectors = drive(lambda client: client.embed([text]), retry=QUICK)
+    np.testing.assert_array_equal(vectors, expected([text]))
+    assert requests_seen(server) - before == 3
+
+
+def test_retries_are_bounded(server: TritonServer, drive: Driver) -> None:
+    before = requests_seen(server)
+    text = f"!unavailable 99 {uuid.uuid4().hex}"
+    with pytest.raises(UnavailableError, match="asked to be unavailable") as caught:
+        drive(lambda client: client.embed([text]), retry=QUICK)
+    assert caught.value.status == "UNAVAILABLE"
+    assert requests_seen(server) - before == QUICK.attempts
+
+
+def test_one_bad_chunk_fails_the_call_and_nothing_is_repeated(server: TritonServer, drive: Driver) -> None:
+    texts = sentences(200)
+    texts[100] = "!invalid"
+    before = requests_seen(server)
+    with pytest.raises(InvalidRequestError, match="asked to be invalid"):
+        drive(lambda client: client.embed(texts), retry=QUICK)
+    assert requests_seen(server) - before <= 7
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [("!invalid", InvalidRequestError), ("!internal", ServerFaultError)]
+)
+def test_other_errors_are_not_retried(
+    server: TritonServer, drive: Driver, text: str, error: type[ClientError]
+) -> None:
+    before = requests_seen(server)
+    with pytest.raises(error, match="asked to"):
+        drive(lambda client: client.embed([text]), retry=QUICK)
+    assert requests_seen(server) - before == 1
+
+
+def test_timeout_is_honoured_and_not_retried(server: TritonServer, drive: Driver) -> None:
+    before = requests_seen(server)
+    start = time.monotonic()
+    with pytest.raises(RequestTimeoutError) as caught:
+        drive(lambda client: client.embed(["!sleep 1.5"]), timeout=0.4, retry=QUICK)
+    assert caught.value.status == "DEADLINE_EXCEEDED"
+    assert "timeout" in (caught.value.hint or "")
+    assert time.monotonic() - start < 1.5, "it waited for the answer"
+    drive(lambda client: client.embed(["next"]))  # waits behind the sleeper
+    # One or two: a gRPC request that its client gave up may go uncounted.
+    assert requests_seen(server) - before <= 2
+
+
+def test_nobody_listens(kind: Any, protocol: str) -> None:
+    # Port 1 (tcpmux) is privileged and unused.
+    class Nowhere:
+        grpc_url = http_address = "127.0.0.1:1"
+
+    drive = Driver(Nowhere(), kind, protocol, shm=False)  # type: ignore[arg-type]
+    start = time.monotonic()
+    with pytest.raises(UnavailableError) as caught:
+        drive(lambda client: client.embed(["a"]), retry=RetryPolicy(attempts=3, first_delay=0.2))
+    assert time.monotonic() - start > 0.1 + 0.2, "it did not pause between the tries"
+    assert caught.value.hint
+    assert drive(lambda client: client.ready()) is False
+
+
+# What the server says
+
+
+def test_ready_and_metadata(drive: Driver) -> None:
+    assert drive(lambda client: client.ready()) is True
+    metadata: ModelMetadata = drive(lambda client: client.metadata())
+    assert (metadata.name, metadata.versions, metadata.max_batch_size) == ("toy_embedder", ("1",), 32)
+    assert metadata.output("embedding").shape == (-1, 8)
+    assert [spec.name for spec in metadata.inputs] == ["text"]
+
+
+def test_unknown_model(drive: Driver) -> None:
+    assert drive(lambda client: client.ready(), model="absent") is False
+    with pytest.raises(ModelNotFoundError, match="absent"):
+        drive(lambda client: client.embed(["a"]), model="absent")
+
+
+def test_wrong_method_for_the_model(drive: Driver) -> None:
+    with pytest.raises(InvalidRequestError, match=r"no output 'label'.*\n.*classify\(\) on classification"):
+        drive(lambda client: client.classify(["a"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"url": "http://localhost:8000"}, "localhost:8000"),
+        ({"protocol": "websocket"}, "grpc"),
+        ({"timeout": 0}, "timeout"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_bad_settings(kind: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**{"url": "localhost:8001", "model": "m", **settings})
+
+
+def test_closed_client(drive: Driver) -> None:
+    client = drive(lambda client: client)
+    with pytest.raises(ClientError, match="closed"):
+        drive(lambda _: client.embed(["a"]))
+
+
+# Shared memory
+
+
+def test_regions_are_reused(server: TritonServer, drive_shm: Driver) -> None:
+    def embed_twice(client: Any) -> Any:
+        if isinstance(client, Client):
+            client.embed(["a"])
+            first = own_regions()
+            client.embed(["b"])
+            return first, own_regions()
+
+        async def run() -> Any:
+            await client.embed(["a"])
+            first = own_regions()
+            await client.embed(["b"])
+            return first, own_regions()
+
+        return run()
+
+    first, second = drive_shm(embed_twice)
+    assert len(first) == 1
+    assert first == second
+
+
+def test_no_region_left_after_errors(drive_shm: Driver) -> None:
+    for order in ("!invalid", "!internal", f"!unavailable 9 {uuid.uuid4().hex}"):
+        with pytest.raises(ClientError, match="asked to"):
+            drive_shm(lambda client, order=order: client.embed([order, "b"]), retry=QUICK)
+
+
+def test_no_region_left_after_a_timeout(server: TritonServer, drive_shm: Driver) -> None:
+    # The server still uses the region when the client is closed.
+    with pytest.raises(RequestTimeoutError):
+        drive_shm(lambda client: client.embed(["!sleep 1"]), timeout=0.3)
+    assert server.returncode is None, "the server died of a region that went away"
+
+
+def test_no_region_left_after_cancellation(server: TritonServer, protocol: str, drive_shm: Driver) -> None:
+    if drive_shm.kind is Client:
+        pytest.skip("blocking calls cannot be cancelled")
+
+    async def cancel(client: AsyncClient) -> None:
+        await client.embed(["warm"])
+        task = asyncio.create_task(client.embed(["!sleep 0.6"]))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        np.testing.assert_array_equal(await client.embed(["after"]), expected(["after"]))
+
+    drive_shm(cancel)
+
+
+def test_server_forgot_the_regions(server: TritonServer, drive_shm: Driver) -> None:
+    """As after a restart of the server on the same port."""
+
+    def forget() -> None:
+        with tritonclient.grpc.InferenceServerClient(server.grpc_url) as raw:
+            raw.unregister_system_shared_memory()
+
+    def embed_forget_embed(client: Any) -> Any:
+        if isinstance(client, Client):
+            client.embed(["a"])
+            forget()
+            return client.embed(["b"])
+
+        async def run() -> Any:
+            await client.embed(["a"])
+            forget()
+            return await client.embed(["b"])
+
+        return run()
+
+    np.testing.assert_array_equal(drive_shm(embed_forget_embed, retry=QUICK), expected(["b"]))
+
+
+def test_region_that_the_system_will_not_give(drive_shm: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clients.shared_memory._SMALLEST_REGION", 1 << 62)
+    with pytest.raises(SharedMemoryError, match="/dev/shm"):
+        drive_shm(lambda client: client.embed(["a"]))
+
+
+# Connections
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_no_file_descriptors_left(server: TritonServer, drive: Driver) -> None:
+    drive(lambda client: client.embed(sentences(200)))
+    before = open_files()
+    for _ in range(5):
+        drive(lambda client: client.embed(sentences(200)))
+    # gRPC's core closes its sockets a moment later, in its own threads.
+    deadline = time.monotonic() + 5
+    while open_files() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert open_files() <= before

@@ -1,0 +1,1 @@
+../../toy_embedder/1/model.py

@@ -26,6 +26,7 @@ import httpx
 import psutil
 
 from tritonforge.errors import ServerError
+from tritonforge.server.drain import Drain
 from tritonforge.server.locate import TritonInstallation, locate_tritonserver
 from tritonforge.server.logs import LogPump, decisive_lines
 from tritonforge.server.options import ENGINE_THREADS_VARIABLE, ServerOptions
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 _SHM = Path("/dev/shm")  # where the Python backend maps its regions; Triton takes no other place
 _POLL_S = 0.05
-_DEAD_STUB_GRACE_S = 2.0
+_END_GRACE_S = 3.0
 
 
 class TritonServer:
@@ -184,13 +185,12 @@ class TritonServer:
         )
 
     def stop(self) -> int:
-        """Stop the server: requests in flight are answered, then models are unloaded.
+        """Stop the server: it takes no new connections, requests in flight are answered, models unloaded.
 
-        A server that holds a dead stub never finishes unloading; it is ended as soon as all the other
-        stubs have gone, which they do only when no request is in flight.
+        Neither idle connections nor dead stubs are waited for (:mod:`tritonforge.server.drain`).
 
         Returns:
-            Exit status: 0 if all went as it should, also when nothing was running.
+            Exit status: 0 if every accepted request was answered, also when nothing was running.
         """
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -200,8 +200,7 @@ class TritonServer:
             return 0
         status = process.poll()
         if status is None:
-            process.send_signal(signal.SIGTERM)
-            status = self._wait_for_end(process)
+            status = self._drain_and_end(process)
         self._clean_up()
         return status
 
@@ -278,27 +277,20 @@ class TritonServer:
                 command.append(f"--cache-directory={installation.cache_directory}")
         return [*command, *options.extra_args]
 
-    def _wait_for_end(self, process: subprocess.Popen[bytes]) -> int:
-        """Wait for a server that was told to stop; return its exit status."""
-        deadline = time.monotonic() + self.options.exit_timeout_s + 10.0
-        only_dead_since: float | None = None
-        while time.monotonic() < deadline:
-            try:
-                return process.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                live, dead = scan_stubs(process.pid)
-            if live or not dead:
-                only_dead_since = None
-                continue
-            only_dead_since = only_dead_since or time.monotonic()
-            if time.monotonic() - only_dead_since > _DEAD_STUB_GRACE_S:
-                logger.warning("only dead stubs are left, which tritonserver waits for in vain; ending it")
-                process.kill()
-                process.wait()
-                return 0
-        logger.error("tritonserver did not end in its exit timeout; killing it")
-        process.kill()
-        return process.wait()
+    def _drain_and_end(self, process: subprocess.Popen[bytes]) -> int:
+        deadline = time.monotonic() + self.options.exit_timeout_s
+        with Drain(self.http_url) as drain:
+            process.send_signal(signal.SIGTERM)
+            drained = drain.run(deadline, lambda: _only_dead_stubs(process.pid))
+        try:
+            # Past the deadline tritonserver ends itself; drained, it may still wait for idle connections.
+            return process.wait(_END_GRACE_S if drained else self.options.exit_timeout_s + _END_GRACE_S)
+        except subprocess.TimeoutExpired:
+            if not drained:
+                logger.error("tritonserver did not end in its exit timeout; killing it")
+            process.kill()
+            status = process.wait()
+            return 0 if drained else status
 
     def _clean_up(self) -> None:
         self._end_orphans()
@@ -332,3 +324,8 @@ class TritonServer:
             where=str(self.repository),
             mend="mend what the lines above name; `tritonforge doctor` checks this machine",
         )
+
+
+def _only_dead_stubs(server_pid: int) -> bool:
+    live, dead = scan_stubs(server_pid)
+    return bool(dead) and not live

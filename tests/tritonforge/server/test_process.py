@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from tritonforge.errors import RepositoryError, ServerError
+from tritonforge.server import ServerOptions, TritonServer
+from tritonforge.server.watchdog import scan_stubs
+
+
+def ask(server: TritonServer, model: str, text: str, timeout: float = 30.0) -> httpx.Response:
+    url = f"{server.http_url}/v2/models/{model}/generate"
+    return httpx.post(url, json={"text": text}, timeout=timeout, trust_env=False)
+
+
+def regions(server: TritonServer) -> list[str]:
+    return [path.name for path in Path("/dev/shm").glob(f"{server._shm_prefix}*")]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return condition()
+
+
+def test_loads_the_models_and_nothing_else(server: TritonServer) -> None:
+    assert server.models == ("front", "slow")
+    index = httpx.post(f"{server.http_url}/v2/repository/index", trust_env=False).json()
+    ready = {entry["name"] for entry in index if entry.get("state") == "READY"}
+    assert ready == {"front", "slow"}
+    assert ask(server, "front", "hello").json()["echo"] == "hello"
+
+
+def test_metrics_have_latency_counters_and_summaries(server: TritonServer) -> None:
+    ask(server, "front", "hello")
+    text = httpx.get(server.metrics_url, trust_env=False).text
+    assert 'nv_inference_request_duration_us{model="slow",version="1"}' in text
+    assert 'nv_inference_request_summary_us{model="slow",version="1",quantile="0.99"}' in text
+
+
+def test_listens_on_loopback_only(server: TritonServer) -> None:
+    listening = psutil.Process(server.pid).net_connections(kind="tcp")
+    addresses = {
+        each.laddr[0].removeprefix("::ffff:") for each in listening if each.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_grpc_answers(server: TritonServer) -> None:
+    grpcclient = pytest.importorskip("tritonclient.grpc")
+    with grpcclient.InferenceServerClient(server.grpc_url) as client:
+        assert client.is_server_ready()
+        assert client.is_model_ready("front")
+
+
+def test_engine_threads_and_cache_reach_the_server(toy_repository: Path, tmp_path: Path) -> None:
+    options = ServerOptions(
+        http_port=0, grpc_port=0, metrics_port=0, engine_threads=3, cache_size_bytes=1 << 20, models=("slow",)
+    )
+    with (tmp_path / "log").open("wb") as log, TritonServer(toy_repository, options, log_sink=log) as server:
+        assert server.models == ("slow",)
+        assert any("engine threads: 3" in line for line in server.log_tail())
+        assert any("cache_enabled" in line and "| 1 " in line for line in server.log_tail())
+    assert b"engine threads: 3" in (tmp_path / "log").read_bytes()
+
+
+def test_stop_answers_requests_in_flight_and_leaves_nothing(server: TritonServer) -> None:
+    pid, stubs = server.pid, scan_stubs(server.pid)[0]
+    prefix_regions = regions(server)
+    assert stubs and prefix_regions
+    with ThreadPoolExecutor() as pool:
+        in_flight = pool.submit(ask, server, "front", "sleep 2")
+        time.sleep(0.7)
+        assert server.stop() == 0
+        assert in_flight.result().json()["echo"] == "sleep 2"
+    assert not psutil.pid_exists(pid)
+    assert not any(psutil.pid_exists(stub.pid) for stub in stubs)
+    assert not regions(server)
+
+
+def test_stop_answers_requests_over_grpc_too(server: TritonServer) -> None:
+    grpcclient = pytest.importorskip("tritonclient.grpc")
+    with grpcclient.InferenceServerClient(server.grpc_url) as client:
+        text = grpcclient.InferInput("text", [1, 1], "BYTES")
+        text.set_data_from_numpy(np.array([[b"sleep 2"]], dtype=object))
+        with ThreadPoolExecutor() as pool:
+            in_flight = pool.submit(client.infer, "front", [text])
+            time.sleep(0.7)
+            assert server.stop() == 0
+            assert in_flight.result().as_numpy("echo").tolist() == [[b"sleep 2"]]
+
+
+def test_stop_does_not_wait_for_idle_connections(server: TritonServer) -> None:
+    with httpx.Client(base_url=server.http_url, trust_env=False) as client:
+        client.get("/v2/health/live").raise_for_status()
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < server.options.exit_timeout_s
+    assert not regions(server)
+
+
+@pytest.mark.parametrize("how", ["idle", "in flight", "by its own request"])
+def test_a_dead_stub_comes_back(server: TritonServer, how: str) -> None:
+    (stub,) = scan_stubs(server.pid)[0]
+    if how == "idle":
+        os.kill(stub.pid, signal.SIGKILL)
+    elif how == "in flight":
+        with ThreadPoolExecutor() as pool:
+            lost = pool.submit(ask, server, "front", "sleep 5")
+            time.sleep(0.5)
+            os.kill(stub.pid, signal.SIGKILL)
+            assert "not healthy" in lost.result().json()["error"]
+    else:
+        assert "not healthy" in ask(server, "front", "die now").json()["error"]
+
+    def answers(model: str) -> bool:
+        return ask(server, model, "again").is_success
+
+    assert wait_until(lambda: answers("front"), 15.0)
+    assert answers("slow")
+    (fresh,) = scan_stubs(server.pid)[0]
+    assert fresh.pid != stub.pid
+    # The dead instance must not make the stop wait for the whole exit timeout.
+    started = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - started < 12.0
+    assert not psutil.pid_exists(fresh.pid)
+    assert not regions(server)
+
+
+def test_a_dead_stub_does_not_cut_requests_in_flight_at_stop(server: TritonServer) -> None:
+    (stub,) = scan_stubs(server.pid)[0]
+    os.kill(stub.pid, signal.SIGKILL)
+    assert wait_until(lambda: ask(server, "front", "again").is_success, 15.0)
+    with ThreadPoolExecutor() as pool:
+        in_flight = pool.submit(ask, server, "front", "sleep 5")
+        time.sleep(0.7)
+        assert server.stop() == 0
+        assert in_flight.result().json()["echo"] == "sleep 5"
+
+
+def test_a_new_version_is_loaded_from_disk_after_a_reload(server: TritonServer) -> None:
+    (stub,) = scan_stubs(server.pid)[0]
+    os.kill(stub.pid, signal.SIGKILL)
+    assert wait_until(lambda: ask(server, "front", "again").is_success, 15.0)
+    first = server.repository / "slow" / "1" / "model.py"
+    second = server.repository / "slow" / "2"
+    second.mkdir()
+    (second / "model.py").write_text(first.read_text())
+    load = f"{server.http_url}/v2/repository/models/slow/load"
+    assert httpx.post(load, trust_env=False, timeout=30.0).is_success
+    assert ask(server, "slow", "x").json()["model_version"] == "2"
+    config = httpx.get(f"{server.http_url}/v2/models/slow/config", trust_env=False).json()
+    assert "tritonforge_reload" not in config["parameters"]
+
+
+def test_a_killed_server_leaves_no_orphans(server: TritonServer) -> None:
+    (stub,) = scan_stubs(server.pid)[0]
+    server.kill()
+    assert server.stop() == -signal.SIGKILL
+    assert not psutil.pid_exists(stub.pid) or psutil.Process(stub.pid).status() == psutil.STATUS_ZOMBIE
+    assert not regions(server)
+
+
+def test_a_model_that_fails_to_load_is_named_with_the_reason(
+    toy_repository: Path, options: ServerOptions, add_model: Callable[..., None], tmp_path: Path
+) -> None:
+    config = (toy_repository / "slow" / "config.pbtxt").read_text()
+    add_model(toy_repository, "broken", config, "import a_module_that_is_not_there\n")
+    with (tmp_path / "log").open("wb") as log:
+        server = TritonServer(toy_repository, options, log_sink=log)
+        with pytest.raises(ServerError) as caught:
+            server.start(timeout=60)
+    assert "'broken'" in caught.value.what
+    assert "a_module_that_is_not_there" in caught.value.what
+    assert "model.py(1)" in caught.value.what
+    assert not regions(server)
+
+
+def test_a_port_in_use_is_in_the_error(toy_repository: Path, tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        options = ServerOptions(http_port=0, grpc_port=port, metrics_port=0)
+        with (tmp_path / "log").open("wb") as log:
+            server = TritonServer(toy_repository, options, log_sink=log)
+            with pytest.raises(ServerError, match=str(port)):
+                server.start(timeout=60)
+
+
+def test_a_server_that_is_too_slow_is_not_left_running(
+    toy_repository: Path, options: ServerOptions, add_model: Callable[..., None], tmp_path: Path
+) -> None:
+    config = (toy_repository / "slow" / "config.pbtxt").read_text()
+    add_model(
+        toy_repository, "sleeper", config, "import time\ntime.sleep(4)\nclass TritonPythonModel: pass\n"
+    )
+    before = threading.active_count()
+    with (tmp_path / "log").open("wb") as log:
+        server = TritonServer(toy_repository, options, log_sink=log)
+        with pytest.raises(ServerError, match="not ready after 1 s"):
+            server.start(timeout=1)
+    assert server.returncode is None
+    assert not regions(server)
+    assert threading.active_count() <= before
+
+
+def test_repository_errors_come_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="does not exist"):
+        TritonServer(tmp_path / "nothing").start()
+    with pytest.raises(RepositoryError, match=r"tritonforge build recipes/minilm\.yaml"):
+        TritonServer(tmp_path).start()
+
+
+def test_an_unknown_model_is_refused(toy_repository: Path) -> None:
+    with pytest.raises(RepositoryError, match=r"no model named other[\s\S]*front, slow"):
+        TritonServer(toy_repository, ServerOptions(models=("other", "slow"))).start()

@@ -54,7 +54,8 @@ class OnnxRuntimeRunner:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        # A spinning pool burns the cores that tokenizer and server need between two runs.
+        # Spinning makes a lone request a tenth to a third faster on an idle machine, and doubles the
+        # time of every run as soon as tokenizer and server want the same cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Memory patterns are planned per input shape, and here every run has another one.
         options.enable_mem_pattern = False
@@ -93,8 +94,9 @@ class OpenVinoRunner:
             # On CPUs with native bfloat16 the default silently computes in it.
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        if precision == "fp32":
-            properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+        # Activations quantized in groups of 128 channels run a sixth faster than in the default of
+        # 32, and move the cosine to fp32 by 0.001 (MiniLM); the whole row at once has no fast kernel.
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 128 if precision == "int8" else 0
         model = ov.Core().compile_model(str(model_path), "CPU", properties)
         self._request = model.create_infer_request()
         self._inputs = [port.get_any_name() for port in model.inputs]

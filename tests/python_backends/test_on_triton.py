@@ -144,8 +144,8 @@ def server(
     write_engine(repository, toy, "toy_openvino", engine="openvino")
     write_engine(repository, toy, "toy_padded", layout="padded", token_budget=64)
     write_engine(repository, toy, "toy_classes", task="classification")
-    # A hundred tokens, one sequence, take this one tens of milliseconds, and make a run.
-    write_engine(repository, toy, "toy_slow", work=60, token_budget=100, max_batch_size=8, delay_us=500_000)
+    # A sequence of a hundred tokens makes a run of its own, which takes tens of milliseconds.
+    write_engine(repository, toy, "toy_slow", work=240, token_budget=100, max_batch_size=8, delay_us=500_000)
     write_engine(repository, toy, "toy_broken", token_budget="lots")
     models = ("toy", "toy_openvino", "toy_padded", "toy_classes", "toy_slow")
     options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, models=models)
@@ -325,7 +325,7 @@ async def test_cancelled_requests_are_dropped_between_runs(
     matrix = np.full((1, 100), 7, np.int32)
     # Eight make a batch at once, and each of them a run of its own.
     calls = [asyncio.create_task(client.infer("toy_slow", [ids_input(matrix)])) for _ in range(8)]
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
     for call in calls[::2]:
         call.cancel()
     answers = await asyncio.gather(*calls, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""A recipe becomes engines: export, compress, compile, check, publish."""

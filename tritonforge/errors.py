@@ -36,6 +36,10 @@ class TritonForgeError(Exception):
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  mend: {self.mend}" if self.mend else head
 
+    def as_dict(self) -> dict[str, str | None]:
+        """The parts, for ``--json`` and reports."""
+        return {"error": type(self).__name__, "what": self.what, "where": self.where, "mend": self.mend}
+
 
 class UsageError(TritonForgeError):
     """The command line was used in a way that cannot work."""

@@ -1,0 +1,1 @@
+"""Checks of what was built against the model as transformers runs it."""

@@ -1,0 +1,120 @@
+"""Do a compiled engine's numbers agree with transformers' own?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from build_engines.check.execute import run_inputs
+from build_engines.check.samples import random_sequences
+from build_engines.engines import CompiledEngine
+from build_engines.spec import ModelSpec
+from python_backends.packing import flatten, scatter
+from python_backends.runners import Runner
+from tritonforge.errors import ParityError
+from tritonforge.recipe import Layout
+
+FP32_TOLERANCE = 1e-4
+_LONGEST_TOGETHER = 512  # attention's rectangle is quadratic in the longest of a run
+INT8_MIN_COSINE = 0.9  # below this the engine is broken, not just rounded
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an engine is from the reference.
+
+    Attributes:
+        max_difference: Largest absolute difference of any number.
+        min_cosine: Smallest cosine between a row and its reference.
+        mean_cosine: Mean of the same.
+        sequences: How many were compared.
+        shortest: Tokens of the shortest.
+        longest: Tokens of the longest.
+    """
+
+    max_difference: float
+    min_cosine: float
+    mean_cosine: float
+    sequences: int
+    shortest: int
+    longest: int
+
+    def figures(self) -> dict[str, float]:
+        """As a flat mapping, for reports."""
+        return asdict(self)
+
+
+def check_parity(
+    runner: Runner,
+    compiled: CompiledEngine,
+    spec: ModelSpec,
+    sequences: Sequence[NDArray[np.int32]],
+    reference: NDArray[np.float32],
+) -> Parity:
+    """Compare, with every sequence among neighbours of other lengths.
+
+    Args:
+        runner: The loaded engine.
+        compiled: Says precision and layout.
+        spec: The model.
+        sequences: int32 [n] each.
+        reference: float32 [sequences, width], each sequence alone in eager transformers.
+
+    Raises:
+        ParityError: If fp32 is off by more than 1e-4, or int8 is no longer the same model.
+    """
+    found = _run_mixed(runner, spec, compiled.layout, sequences)
+    parity = compare(found, reference, [len(ids) for ids in sequences])
+    where = f"{compiled.engine} {compiled.precision}"
+    if not np.isfinite(found).all():
+        raise ParityError("the engine gives NaN or Inf", where=where, mend="check the model's weights")
+    if compiled.precision == "fp32" and parity.max_difference > FP32_TOLERANCE:
+        worst = len(sequences[int(np.abs(found - reference).max(axis=1).argmax())])
+        raise ParityError(
+            f"max difference {parity.max_difference:.2e} to eager transformers exceeds {FP32_TOLERANCE:.0e} "
+            f"(worst at {worst} tokens, {compiled.layout} layout)",
+            where=where,
+            mend="this model's result depends on its neighbours or is not exported right; please report it",
+        )
+    if compiled.precision == "int8" and parity.min_cosine < INT8_MIN_COSINE:
+        raise ParityError(
+            f"min cosine {parity.min_cosine:.3f} to fp32 is below {INT8_MIN_COSINE}",
+            where=where,
+            mend="this model does not bear dynamic INT8: set `precision: fp32`",
+        )
+    return parity
+
+
+def _run_mixed(
+    runner: Runner, spec: ModelSpec, layout: Layout, sequences: Sequence[NDArray[np.int32]]
+) -> NDArray[np.float32]:
+    """Run everything up to 512 tokens at once, each longer sequence with a short one beside it."""
+    batch = flatten([ids[None] for ids in sequences])
+    short = np.flatnonzero(batch.lengths <= _LONGEST_TOGETHER)
+    runs = [short]
+    runs += [np.sort(np.array([i, short[0]])) for i in np.flatnonzero(batch.lengths > _LONGEST_TOGETHER)]
+    inputs = (run_inputs(batch, run, layout, spec.pad_token_id) for run in runs)
+    return scatter(runs, [runner.run(feed)[spec.output_name] for feed in inputs], batch.count)
+
+
+def compare(found: NDArray[np.float32], reference: NDArray[np.float32], lengths: Sequence[int]) -> Parity:
+    """Figures for two arrays of rows, float32 [sequences, width]."""
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
+    cosine = (found * reference).sum(axis=1) / np.maximum(norms, 1e-12)
+    return Parity(
+        max_difference=float(np.abs(found - reference).max()),
+        min_cosine=float(cosine.min()),
+        mean_cosine=float(cosine.mean()),
+        sequences=len(lengths),
+        shortest=min(lengths),
+        longest=max(lengths),
+    )
+
+
+def parity_sequences(spec: ModelSpec, lengths: Sequence[int]) -> list[NDArray[np.int32]]:
+    """Sequences of the given lengths, shuffled so that short and long are neighbours."""
+    shuffled = np.random.default_rng(1).permutation(np.asarray(lengths)).tolist()
+    return random_sequences(spec, shuffled, seed=1)

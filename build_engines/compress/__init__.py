@@ -1,0 +1,1 @@
+"""Smaller numbers: dynamic INT8."""

@@ -1,0 +1,13 @@
+"""Engines behind one small protocol, a file each."""
+
+from build_engines.engines.base import CompiledEngine, Engine
+from build_engines.engines.onnxruntime import OnnxRuntimeEngine
+from build_engines.engines.openvino import OpenVinoEngine
+from tritonforge.recipe import EngineName
+
+ENGINES: dict[EngineName, Engine] = {
+    "onnxruntime": OnnxRuntimeEngine(),
+    "openvino": OpenVinoEngine(),
+}
+
+__all__ = ["ENGINES", "CompiledEngine", "Engine"]

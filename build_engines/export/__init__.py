@@ -1,0 +1,1 @@
+"""From safetensors to ONNX: packed attention, pooling, heads."""

@@ -1,0 +1,99 @@
+"""Lays out the three model folders of a recipe, complete, in a staging folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import python_backends
+from build_engines.engines import CompiledEngine
+from build_engines.model_files import ModelFiles
+from build_engines.repository.config import (
+    LABELS_FILE,
+    engine_config,
+    ensemble_config,
+    to_pbtxt,
+    tokenizer_config,
+)
+from build_engines.repository.names import ModelNames
+from build_engines.repository.tokenizer import write_tokenizer
+from build_engines.spec import ModelSpec
+from tritonforge.recipe import Recipe
+
+MANIFEST = "tritonforge.json"
+BACKENDS_FOLDER = "served_backends"
+
+
+def assemble(
+    recipe: Recipe,
+    files: ModelFiles,
+    spec: ModelSpec,
+    compiled: CompiledEngine,
+    staging: Path,
+    version: int,
+    key: str,
+) -> None:
+    """Write everything that Triton loads.
+
+    Args:
+        recipe: Batching, instances, policies.
+        files: Where the tokenizer comes from.
+        spec: Task, labels, lengths.
+        compiled: The engine to serve.
+        staging: Empty folder; gets one folder a model.
+        version: Name of the version folders.
+        key: Content key of this build, written into each model's manifest.
+
+    Raises:
+        ModelFilesError: If the tokenizer does not fit the model.
+        OSError: If the disk is full.
+    """
+    names = ModelNames(recipe.name)
+    configs = {
+        names.tokenizer: tokenizer_config(recipe, spec),
+        names.engine: engine_config(recipe, spec, compiled.engine, compiled.layout, compiled.model_file),
+        names.ensemble: ensemble_config(recipe, spec),
+    }
+    for name, config in configs.items():
+        (staging / name / str(version)).mkdir(parents=True)
+        (staging / name / "config.pbtxt").write_text(to_pbtxt(config), encoding="utf-8")
+        manifest = {"recipe": recipe.name, "key": key, "version": version}
+        (staging / name / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
+
+    tokenizer = staging / names.tokenizer / str(version)
+    write_tokenizer(files, spec, tokenizer / "tokenizer.json")
+    _write_backend(tokenizer, "tokenizer")
+
+    engine = staging / names.engine / str(version)
+    for path in compiled.folder.iterdir():
+        link_or_copy(path, engine / path.name)
+    _write_backend(engine, "encoder")
+
+    if spec.labels:
+        labels = "".join(f"{label}\n" for label in spec.labels)
+        for place in (engine, staging / names.engine, staging / names.ensemble):
+            (place / LABELS_FILE).write_text(labels, encoding="utf-8")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard link where the file system allows, so that weights lie on the disk once."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _write_backend(version_folder: Path, backend: str) -> None:
+    """Copy the backends' sources beside the model, with the module that Triton looks for."""
+    source = Path(python_backends.__file__).parent
+    shutil.copytree(
+        source, version_folder / BACKENDS_FOLDER, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+    )
+    (version_folder / "model.py").write_text(
+        f'"""Entry point for Triton\'s Python backend."""\n\n'
+        f"from {BACKENDS_FOLDER}.{backend}.model import TritonPythonModel\n\n"
+        f'__all__ = ["TritonPythonModel"]\n',
+        encoding="utf-8",
+    )

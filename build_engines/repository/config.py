@@ -1,0 +1,149 @@
+"""Writes ``config.pbtxt`` through Triton's own protobuf definition, never by string templates.
+
+Fields: ``model_config.proto`` of triton-inference-server/common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from build_engines.repository.names import ModelNames
+from build_engines.spec import ModelSpec
+from tritonforge.recipe import EngineName, Layout, Recipe
+
+ModelConfig = Any  # pb.ModelConfig; tritonclient publishes no types
+LABELS_FILE = "labels.txt"
+TEXT, TOKENS = "text", "input_ids"
+
+
+def ensemble_config(recipe: Recipe, spec: ModelSpec) -> ModelConfig:
+    """Config of the ensemble: text in, vectors or labels out."""
+    names = ModelNames(recipe.name)
+    config = pb.ModelConfig(
+        name=names.ensemble, platform="ensemble", max_batch_size=recipe.batching.max_batch_size
+    )
+    config.input.add(name=TEXT, data_type=pb.TYPE_STRING, dims=[1])
+    outputs = _add_outputs(config, spec)
+    steps = config.ensemble_scheduling.step
+    tokenize = steps.add(model_name=names.tokenizer, model_version=-1)
+    tokenize.input_map[TEXT] = TEXT
+    tokenize.output_map[TOKENS] = TOKENS
+    encode = steps.add(model_name=names.engine, model_version=-1)
+    encode.input_map[TOKENS] = TOKENS
+    for output in outputs:
+        encode.output_map[output] = output
+    if recipe.cache.enabled:
+        config.response_cache.enable = True
+    return config
+
+
+def tokenizer_config(recipe: Recipe, spec: ModelSpec) -> ModelConfig:
+    """Config of the tokenizer: STRING [b, 1] to ragged INT32 [b, n]."""
+    config = _python_model(ModelNames(recipe.name).tokenizer, recipe, recipe.instances.tokenizer)
+    config.input.add(name=TEXT, data_type=pb.TYPE_STRING, dims=[1])
+    config.output.add(name=TOKENS, data_type=pb.TYPE_INT32, dims=[-1])
+    # Waiting for company is the engine's business; here it would only add to the latency.
+    _add_batching(config, recipe, delay_us=0)
+    _set_parameters(
+        config,
+        max_length=spec.max_length,
+        max_text_bytes=recipe.limits.max_text_bytes,
+        threads=recipe.threads.tokenizer,
+    )
+    if recipe.warmup.enabled:
+        sample = config.model_warmup.add(name="empty_text", batch_size=1)
+        sample.inputs[TEXT].CopyFrom(pb.ModelWarmup.Input(data_type=pb.TYPE_STRING, dims=[1], zero_data=True))
+    return config
+
+
+def engine_config(
+    recipe: Recipe, spec: ModelSpec, engine: EngineName, layout: Layout, model_file: str
+) -> ModelConfig:
+    """Config of the engine: ragged token ids, so that requests of different lengths are batched."""
+    config = _python_model(ModelNames(recipe.name).engine, recipe, recipe.instances.engine)
+    config.input.add(name=TOKENS, data_type=pb.TYPE_INT32, dims=[-1], allow_ragged_batch=True)
+    _add_outputs(config, spec)
+    _add_batching(config, recipe, delay_us=recipe.batching.max_queue_delay_us)
+    _set_parameters(
+        config,
+        engine=engine,
+        precision=recipe.precision,
+        model_file=model_file,
+        layout=layout,
+        task=spec.task,
+        threads=recipe.threads.engine,
+        token_budget=recipe.batching.token_budget,
+        pad_token_id=spec.pad_token_id,
+        vocab_size=spec.vocab_size,
+        max_length=spec.max_length,
+    )
+    if recipe.warmup.enabled:
+        _add_warmups(config, {min(length, spec.max_length) for length in recipe.warmup.lengths})
+    return config
+
+
+def to_pbtxt(config: ModelConfig) -> str:
+    """The text form that Triton reads."""
+    return str(text_format.MessageToString(config))
+
+
+def _python_model(name: str, recipe: Recipe, count: int) -> ModelConfig:
+    """A model of the Python backend on the CPU; only the newest version is loaded."""
+    config = pb.ModelConfig(name=name, backend="python", max_batch_size=recipe.batching.max_batch_size)
+    config.version_policy.latest.num_versions = 1
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)
+    return config
+
+
+def _add_outputs(config: ModelConfig, spec: ModelSpec) -> list[str]:
+    """Declare the task's outputs and give their names."""
+    if spec.task == "embedding":
+        config.output.add(name="embedding", data_type=pb.TYPE_FP32, dims=[spec.width])
+    else:
+        config.output.add(name="label", data_type=pb.TYPE_STRING, dims=[1])
+        config.output.add(name="score", data_type=pb.TYPE_FP32, dims=[1])
+        config.output.add(
+            name="scores", data_type=pb.TYPE_FP32, dims=[spec.width], label_filename=LABELS_FILE
+        )
+    return [output.name for output in config.output]
+
+
+def _add_batching(config: ModelConfig, recipe: Recipe, delay_us: int) -> None:
+    """Dynamic batching with the recipe's queue policy and priorities."""
+    batching, queue = config.dynamic_batching, recipe.queue
+    batching.SetInParent()
+    batching.max_queue_delay_microseconds = delay_us
+    if delay_us:
+        batching.preferred_batch_size.extend(recipe.batching.preferred_batch_sizes)
+    if queue.priority_levels:
+        batching.priority_levels = queue.priority_levels
+        batching.default_priority_level = queue.default_priority
+    if queue.max_size or queue.timeout_us:
+        policy = batching.default_queue_policy
+        policy.max_queue_size = queue.max_size
+        policy.default_timeout_microseconds = queue.timeout_us
+        policy.allow_timeout_override = queue.allow_timeout_override
+        policy.timeout_action = (
+            pb.ModelQueuePolicy.DELAY if queue.timeout_action == "delay" else pb.ModelQueuePolicy.REJECT
+        )
+
+
+def _add_warmups(config: ModelConfig, lengths: Iterable[int]) -> None:
+    """One request and a full batch of each length, so that the first user does not pay for memory."""
+    for length in sorted(lengths):
+        for batch_size in sorted({1, min(8, config.max_batch_size)}):
+            sample = config.model_warmup.add(name=f"{batch_size}x{length}", batch_size=batch_size)
+            sample.inputs[TOKENS].CopyFrom(
+                pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[length], zero_data=True)
+            )
+
+
+def _set_parameters(config: ModelConfig, **values: Any) -> None:
+    """Backend settings; Triton carries strings only."""
+    parameters: Mapping[str, Any] = config.parameters
+    for key, value in values.items():
+        parameters[key].string_value = str(value)

@@ -1,0 +1,109 @@
+"""Puts staged model folders in the place of the old ones, so that no reader sees a half-written one."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from build_engines.repository.assemble import MANIFEST, link_or_copy
+from build_engines.repository.names import ModelNames
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
+
+
+@contextmanager
+def staging_folder(repository: Path, name: str) -> Iterator[Path]:
+    """A hidden folder in the repository, removed at the end whatever happens.
+
+    It lies on the same file system as its target, so that publishing is a rename. Triton is told
+    which models to load by name and never looks at it.
+    """
+    repository.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".staging-{name}-", dir=repository))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def published_key(repository: Path, name: str) -> str | None:
+    """Content key of what is published, or None unless all three models carry the same one."""
+    keys = {_manifest(repository / model).get("key") for model in ModelNames(name).all}
+    key = keys.pop()
+    return key if not keys and isinstance(key, str) else None
+
+
+def published_version(repository: Path, name: str) -> int:
+    """Newest version of any of the models, 0 if none is there."""
+    return max(
+        (version for model in ModelNames(name).all for version in _versions(repository / model)), default=0
+    )
+
+
+def publish(staging: Path, repository: Path, name: str) -> None:
+    """Exchange the staged folders with the published ones.
+
+    The newest old version stays beside the new one (as hard links), since a backend process of a
+    running server that has to start again looks for its files there; Triton loads the newest only.
+
+    Raises:
+        OSError: If a rename fails; models not yet exchanged are then as they were.
+    """
+    for model in ModelNames(name).all:
+        old = repository / model
+        if versions := _versions(old):
+            kept = str(max(versions))
+            shutil.copytree(
+                old / kept,
+                staging / model / kept,
+                copy_function=lambda source, target: link_or_copy(Path(source), Path(target)),
+                ignore=shutil.ignore_patterns("__pycache__"),
+            )
+    for model in ModelNames(name).all:
+        _exchange(staging / model, repository / model)
+
+
+def _exchange(new: Path, target: Path) -> None:
+    """Swap two folders in one system call; a plain rename where the target is not there yet."""
+    if not target.exists():
+        new.rename(target)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, bytes(new), _AT_FDCWD, bytes(target), _RENAME_EXCHANGE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(code, os.strerror(code), str(target))
+    # A file system without exchange: two renames, undone if the second fails.
+    aside = new.with_name(f"{new.name}.old")
+    target.rename(aside)
+    try:
+        new.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+
+
+def _versions(model: Path) -> list[int]:
+    """Version folders of a model."""
+    if not model.is_dir():
+        return []
+    return [int(path.name) for path in model.iterdir() if path.is_dir() and path.name.isdigit()]
+
+
+def _manifest(model: Path) -> dict[str, Any]:
+    """What the last build wrote into a model's folder; empty if it did not, or if it is damaged."""
+    try:
+        data = json.loads((model / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

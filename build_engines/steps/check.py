@@ -1,0 +1,56 @@
+"""Step 4: every candidate's numbers against transformers' own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import build_engines
+import python_backends
+from build_engines.cache import content_key
+from build_engines.check.parity import Parity, check_parity
+from build_engines.context import BuildContext, Candidate, StepOutcome
+from build_engines.engines import ENGINES
+from build_engines.versions import source_hash
+
+
+class CheckStep:
+    """Parity on lengths from 1 token to the longest; a candidate that fails ends the build."""
+
+    name = "check"
+
+    def run(self, context: BuildContext) -> StepOutcome:
+        """Check, or reuse the figures of the same artefact."""
+        figures: dict[str, Any] = {}
+        all_reused = True
+        for name, candidate in context.candidates.items():
+            kind = f"{self.name}-{name}-{candidate.compiled.precision}"
+            key = context.keys[kind] = content_key(
+                compiled=context.keys[f"compile-{name}-{candidate.compiled.precision}"],
+                code=source_hash(build_engines.__file__, "check") + source_hash(python_backends.__file__),
+            )
+            context.progress(f"check: {name}")
+            folder, reused = context.store.get_or_make(
+                kind,
+                key,
+                lambda into, c=candidate: self._make(context, c, into),  # type: ignore[misc]
+                again=context.rerun == self.name,
+            )
+            all_reused &= reused
+            candidate.parity = Parity(**json.loads((folder / "parity.json").read_text(encoding="utf-8")))
+            figures[name] = candidate.parity.figures()
+        return StepOutcome(reused=all_reused, figures=figures)
+
+    def _make(self, context: BuildContext, candidate: Candidate, folder: Path) -> None:
+        """Load the engine and compare."""
+        with np.load(context.exported.with_name("reference.npz"), allow_pickle=False) as saved:
+            ends = np.cumsum(saved["lengths"])
+            sequences = np.split(saved["tokens"], ends[:-1])
+            reference = saved["rows"]
+        compiled = candidate.compiled
+        runner = ENGINES[compiled.engine].load(compiled, context.recipe.threads.engine)
+        parity = check_parity(runner, compiled, context.settled, sequences, reference)
+        (folder / "parity.json").write_text(json.dumps(parity.figures()), encoding="utf-8")

@@ -1,0 +1,49 @@
+"""Step 6: the model repository, staged and then exchanged with what is there."""
+
+from __future__ import annotations
+
+import python_backends
+from build_engines import repository as repository_package
+from build_engines.cache import content_key, disk_error
+from build_engines.context import BuildContext, StepOutcome
+from build_engines.repository.assemble import assemble
+from build_engines.repository.names import ModelNames
+from build_engines.repository.publish import publish, published_key, published_version, staging_folder
+from build_engines.versions import source_hash
+
+
+class PublishStep:
+    """Writes tokenizer, engine and ensemble; leaves the repository alone if it is up to date."""
+
+    name = "publish"
+
+    def run(self, context: BuildContext) -> StepOutcome:
+        """Stage, then exchange."""
+        recipe, compiled = context.recipe, context.winner.compiled
+        key = context.keys[self.name] = content_key(
+            compiled=context.keys[f"compile-{compiled.engine}-{compiled.precision}"],
+            engine=compiled.engine,
+            recipe=recipe.model_dump(),
+            labels=context.settled.labels,
+            tokenizer=context.model.hashes,
+            code=source_hash(python_backends.__file__) + source_hash(str(repository_package.__file__)),
+        )
+        version = published_version(context.repository, recipe.name)
+        reused = published_key(context.repository, recipe.name) == key and context.rerun != self.name
+        if not reused:
+            version += 1
+            try:
+                with staging_folder(context.repository, recipe.name) as staging:
+                    assemble(recipe, context.model, context.settled, compiled, staging, version, key)
+                    publish(staging, context.repository, recipe.name)
+            except OSError as error:
+                raise disk_error(error, context.repository) from error
+        return StepOutcome(
+            reused=reused,
+            figures={
+                "repository": str(context.repository),
+                "models": list(ModelNames(recipe.name).all),
+                "version": version,
+                "key": key,
+            },
+        )

@@ -1,0 +1,61 @@
+"""Versions and sources that decide a build's result; read without importing the heavy libraries."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+EXPORT_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnx", "onnxscript", "onnx-ir")
+
+
+def package_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions by distribution name."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+@cache
+def source_hash(package_file: str, *folders: str) -> str:
+    """Hash of a package's Python sources, or of some of its folders: changed code means another result.
+
+    Args:
+        package_file: ``__file__`` of the package.
+        *folders: Sub-folders to take; all where none is named.
+    """
+    root = Path(package_file).parent
+    digest = hashlib.sha256()
+    for path in sorted(p for folder in folders or ("",) for p in (root / folder).rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's model, since measurements hold for one only."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, str | int]:
+    """What a reader needs to know of the machine that measured."""
+    return {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+    }

@@ -1,0 +1,60 @@
+"""The command line: ``tritonforge build | serve | predict | doctor``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tritonforge import __version__
+from tritonforge.cli.build import build
+from tritonforge.cli.demo import demo
+from tritonforge.cli.doctor import doctor
+from tritonforge.cli.predict import predict
+from tritonforge.cli.serve import serve
+from tritonforge.console import err_console, print_json
+from tritonforge.errors import TritonForgeError
+
+app = typer.Typer(
+    help="From a transformer model folder to a served, padding-free Triton ensemble.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(build)
+app.command()(serve)
+app.command()(predict)
+app.command()(doctor)
+app.command()(demo)
+
+
+def _print_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        typer.echo(f"tritonforge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Entry point: turns our own errors into a message and an exit status."""
+    try:
+        app()
+    except TritonForgeError as error:
+        if "--json" in sys.argv:
+            print_json(error.as_dict())
+        else:
+            err_console.print(f"[bold red]error[/] {error.where or ''}", highlight=False, soft_wrap=True)
+            err_console.print(f"  {error.what}", highlight=False, markup=False, soft_wrap=True)
+            if error.mend:
+                err_console.print(f"  [green]mend:[/] {error.mend}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)

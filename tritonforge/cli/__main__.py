@@ -1,0 +1,5 @@
+"""``python -m tritonforge.cli``."""
+
+from tritonforge.cli import main
+
+main()

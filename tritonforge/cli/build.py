@@ -1,0 +1,115 @@
+"""``tritonforge build``: a recipe becomes a model repository."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from tritonforge.console import console, err_console, print_json
+from tritonforge.errors import UsageError
+from tritonforge.recipe import EngineName, Precision, dump_recipe, load_recipe
+
+if TYPE_CHECKING:
+    from build_engines.report import BuildReport
+
+
+def build(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, for example recipes/minilm.yaml.")],
+    repository: Annotated[Path, typer.Option(help="Model repository to publish to.")] = Path(
+        "model_repository"
+    ),
+    build_dir: Annotated[Path, typer.Option(help="Artefacts and reports go to BUILD_DIR/NAME.")] = Path(
+        "build"
+    ),
+    engine: Annotated[EngineName | None, typer.Option(help="Overrides the recipe's engine.")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Overrides the recipe's precision.")] = None,
+    name: Annotated[str | None, typer.Option(help="Overrides the recipe's name.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides any recipe key.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")] = None,
+    rerun: Annotated[
+        str | None, typer.Option(metavar="STEP", help="Do this step anew, even if nothing changed.")
+    ] = None,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Print the recipe with every default, and stop.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Build RECIPE into a model repository: export, compile, check, measure, publish.
+
+    What was built from the same recipe, model files and versions is reused. The old version stays in
+    place until the new one is complete.
+    """
+    given = {"engine": engine, "precision": precision, "name": name}
+    overrides = [*(set_ or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    loaded = load_recipe(recipe, overrides)
+    if print_recipe:
+        typer.echo(dump_recipe(loaded), nl=False)
+        return
+    _require_build_extra()
+    from build_engines.pipeline import build as run_build
+    from build_engines.pipeline import check_step_name, make_context
+
+    check_step_name("--until", until)
+    check_step_name("--rerun", rerun)
+    context = make_context(loaded, recipe, repository, build_dir, rerun)
+    if json_:
+        print_json(run_build(context, until).as_dict())
+        return
+    with err_console.status("resolve") as status:
+        context.progress = status.update
+        report = run_build(context, until)
+    _print_report(report, context.build_dir)
+
+
+def _require_build_extra() -> None:
+    """Refuse early, and say what to install, where the build's libraries are missing."""
+    missing = [
+        module
+        for module in ("torch", "transformers", "onnx", "openvino", "onnxruntime", "tritonclient")
+        if importlib.util.find_spec(module) is None
+    ]
+    if missing:
+        raise UsageError(
+            f"building needs {', '.join(missing)}",
+            mend="pip install -c requirements.lock 'tritonforge[build]'",
+        )
+
+
+def _print_report(report: BuildReport, build_dir: Path) -> None:
+    """The steps and the engines as tables."""
+    steps = Table(title=f"build {report.name}", title_justify="left")
+    for header in ("step", "", "seconds", "what it came to"):
+        steps.add_column(header, justify="right" if header == "seconds" else "left")
+    for step in report.steps:
+        steps.add_row(step.step, step.status, f"{step.seconds:.2f}", "; ".join(step.notes))
+    console.print(steps)
+    check, measure = report.step("check"), report.step("measure")
+    if check and measure:
+        engines = Table()
+        for header in ("engine", "max difference", "min cosine", "texts/s", "one text, ms", "threads"):
+            engines.add_column(header, justify="left" if header == "engine" else "right")
+        for name, speed in measure.figures.items():
+            parity = check.figures[name]
+            engines.add_row(
+                f"{name} {report.recipe.precision}",
+                f"{parity['max_difference']:.1e}",
+                f"{parity['min_cosine']:.6f}",
+                f"{speed['sequences_per_second']:.0f}",
+                f"{speed['single_ms']:.2f}",
+                str(speed["threads"]),
+            )
+        console.print(engines)
+    published = report.step("publish")
+    if published:
+        figures = published.figures
+        console.print(
+            f"{figures['repository']}: {', '.join(figures['models'])}, version {figures['version']}",
+            highlight=False,
+        )
+    console.print(f"report: {build_dir / 'report.md'}", highlight=False)

@@ -1,0 +1,120 @@
+"""``tritonforge demo``: build, serve, ask, show, stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.table import Table
+
+from tritonforge.cli.build import build
+from tritonforge.console import console
+from tritonforge.errors import ServerError
+from tritonforge.recipe import load_recipe
+from tritonforge.server import ServerOptions, TritonServer
+
+SENTENCES = (
+    "How do I reset my password?",
+    "I forgot my login and cannot get in.",
+    "The invoice for March is wrong.",
+    "You billed me twice this spring.",
+    "El pedido llegó roto. 📦",
+    "My parcel arrived damaged.",
+)
+_BURST = 64
+_METRICS = {
+    "tritonforge_sequences_total": "texts encoded",
+    "tritonforge_tokens_total": "tokens computed",
+    "tritonforge_padding_avoided_tokens_total": "padding avoided, tokens",
+    "tritonforge_runs_total": "runs of the engine",
+}
+
+
+def demo(
+    recipe: Annotated[Path, typer.Argument(help="An embedding recipe.")] = Path("recipes/minilm.yaml"),
+    repository: Annotated[Path, typer.Option(help="Model repository.")] = Path("model_repository"),
+    build_dir: Annotated[Path, typer.Option(help="Artefacts and reports.")] = Path("build"),
+) -> None:
+    """Build RECIPE, serve it on free ports, ask it over HTTP and gRPC, show what Triton did, and stop."""
+    from clients import Client
+
+    name = load_recipe(recipe).name
+    build(recipe, repository=repository, build_dir=build_dir)
+    log_path = build_dir / name / "demo-server.log"
+    with log_path.open("wb") as log:
+        start = time.perf_counter()
+        options = ServerOptions(
+            http_port=0, grpc_port=0, metrics_port=0, models=(f"{name}_tokenizer", f"{name}_engine", name)
+        )
+        with TritonServer(repository, options, log_sink=log) as server:
+            console.print(
+                f"\ntritonserver is up after {time.perf_counter() - start:.1f} s "
+                f"(HTTP {server.http_url}, gRPC {server.grpc_url}); its log: {log_path}\n",
+                highlight=False,
+            )
+            with (
+                Client(server.grpc_url, name) as grpc,
+                Client(server.http_address, name, protocol="http") as http,
+            ):
+                vectors = grpc.embed(SENTENCES)
+                if not np.allclose(vectors, http.embed(SENTENCES), atol=1e-5):
+                    raise ServerError("HTTP and gRPC disagree", where=name, mend="please report this")
+                console.print(_similarities(vectors))
+                with ThreadPoolExecutor(_BURST) as pool:
+                    list(pool.map(lambda i: grpc.embed([SENTENCES[i % len(SENTENCES)]]), range(4 * _BURST)))
+            console.print(_batches(server, f"{name}_engine"))
+            console.print(_metrics(server))
+        console.print("the server has stopped. `make serve` starts it again and leaves it running.")
+
+
+def _similarities(vectors: NDArray[np.float32]) -> Table:
+    """Cosine similarities of the sentences, each pair once."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    table = Table(title="cosine similarity; HTTP and gRPC agree", title_justify="left")
+    table.add_column("")
+    for number in range(1, len(SENTENCES) + 1):
+        table.add_column(str(number), justify="right")
+    for row, sentence in enumerate(SENTENCES):
+        cells = [f"{cosine[row, column]:.2f}" for column in range(row + 1)]
+        alike = int(np.argmax(np.where(np.arange(len(SENTENCES)) == row, -1.0, cosine[row])))
+        if alike < row:
+            cells[alike] = f"[bold green]{cells[alike]}[/]"
+        table.add_row(f"{row + 1}  {sentence}", *cells)
+    return table
+
+
+def _batches(server: TritonServer, engine: str) -> Table:
+    """Batch sizes that Triton formed, from its statistics extension."""
+    response = httpx.get(f"{server.http_url}/v2/models/{engine}/stats", trust_env=False).raise_for_status()
+    stats: Mapping[str, Any] = response.json()["model_stats"][0]
+    table = Table(
+        title=f"batches that Triton formed of {4 * _BURST} single texts from {_BURST} clients",
+        title_justify="left",
+    )
+    table.add_column("batch size", justify="right")
+    table.add_column("executions", justify="right")
+    for batch in sorted(stats["batch_stats"], key=lambda b: int(b["batch_size"])):
+        table.add_row(str(batch["batch_size"]), str(batch["compute_infer"]["count"]))
+    table.caption = f"{stats['inference_count']} texts in {stats['execution_count']} executions"
+    return table
+
+
+def _metrics(server: TritonServer) -> Table:
+    """The key figures from the Prometheus endpoint."""
+    lines = httpx.get(server.metrics_url, trust_env=False).raise_for_status().text.splitlines()
+    table = Table(title=f"from {server.metrics_url}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("meaning")
+    table.add_column("value", justify="right")
+    for metric, meaning in _METRICS.items():
+        values = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(metric + "{")]
+        table.add_row(metric, meaning, f"{sum(values):.0f}")
+    return table

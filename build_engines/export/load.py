@@ -24,8 +24,9 @@ def load_model(files: ModelFiles, task: Task, attention: str) -> PreTrainedModel
     Raises:
         ModelFilesError: If transformers cannot make the model, or weights are missing.
     """
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # what it would warn of is checked below
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # What it would warn of is checked below.
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     loader: Any = AutoModelForSequenceClassification if task == "classification" else AutoModel
     try:
         model, info = loader.from_pretrained(

@@ -133,7 +133,7 @@ class _EncoderStandIn(nn.Module):
         return BaseModelOutputWithPooling(last_hidden_state=self.value, pooler_output=pooled)
 
 
-def _position_padding(encoder: PreTrainedModel) -> int | None:
+def _position_padding(encoder: nn.Module) -> int | None:
     """``padding_idx`` of the position embeddings, where positions are counted from it."""
     table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
     return getattr(table, "padding_idx", None)

@@ -18,8 +18,13 @@ from ..settings import EncoderSettings
 CANCEL_CHECK_SECONDS = 40e-6
 """What asking Triton whether one request was cancelled costs (a message there and back)."""
 
-CANCEL_CHECK_SHARE = 0.04
-"""Asking may cost at most this share of the compute that it can save."""
+CANCEL_CHECK_SHARE = 0.01
+"""Asking may cost at most this share of the compute that it can save.
+
+Triton itself drops what was cancelled in its queue. What is left are requests handed over while the
+runs before them last, and of those only the ones sent to the engine model directly: an ensemble
+passes a cancellation on when it schedules a step, not later.
+"""
 
 
 class Failure(Enum):

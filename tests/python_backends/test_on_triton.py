@@ -102,24 +102,24 @@ def write_engine(repository: Path, toy: Any, name: str, *, work: int = 0, **chan
     (folder / "labels.txt").write_text("".join(f"label {index}\n" for index in range(DIM)))
 
 
-def write_ensemble(repository: Path, name: str) -> None:
+def write_ensemble(repository: Path, name: str, tokenizer: str, engine: str) -> None:
     step = pb.ModelEnsembling.Step
     model = pb.ModelConfig(
         name=name,
         platform="ensemble",
-        max_batch_size=32,
+        max_batch_size=8,
         input=[pb.ModelInput(name="text", data_type=pb.TYPE_STRING, dims=[1])],
         output=[pb.ModelOutput(name="embedding", data_type=pb.TYPE_FP32, dims=[DIM])],
         ensemble_scheduling=pb.ModelEnsembling(
             step=[
                 step(
-                    model_name=f"{name}_tokenizer",
+                    model_name=tokenizer,
                     model_version=-1,
                     input_map={"text": "text"},
                     output_map={"input_ids": "ids"},
                 ),
                 step(
-                    model_name=f"{name}_engine",
+                    model_name=engine,
                     model_version=-1,
                     input_map={"input_ids": "ids"},
                     output_map={"embedding": "embedding"},
@@ -135,12 +135,12 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, toy: Any, tokenizer_json: Path
 ) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("repository")
-    limits = {"max_length": "32", "max_text_bytes": "1000", "threads": "1"}
+    limits = {"max_length": "100", "max_text_bytes": "1000", "threads": "1"}
     text, ids = [("text", pb.TYPE_STRING, 1)], [("input_ids", pb.TYPE_INT32, -1)]
     folder = write(repository, config("toy_tokenizer", limits, text, ids), "tokenizer")
     shutil.copy(tokenizer_json, folder / "tokenizer.json")
     write_engine(repository, toy, "toy_engine", instances=2, token_budget=256)
-    write_ensemble(repository, "toy")
+    write_ensemble(repository, "toy", "toy_tokenizer", "toy_engine")
     write_engine(repository, toy, "toy_openvino", engine="openvino")
     write_engine(repository, toy, "toy_padded", layout="padded", token_budget=64)
     write_engine(repository, toy, "toy_classes", task="classification")
@@ -224,9 +224,9 @@ async def test_a_long_text_is_cut_and_counted(
     server: TritonServer, client: Any, toy: Any, token_ids: Callable[[str], list[int]]
 ) -> None:
     metrics = await Metrics.start(server)
-    ids = token_ids("word " * 40)
-    (row,) = await embed(client, ["word " * 40])
-    np.testing.assert_allclose(row, toy.expected([*ids[:31], ids[-1]]), atol=1e-4)
+    ids = token_ids("word " * 110)
+    (row,) = await embed(client, ["word " * 110])
+    np.testing.assert_allclose(row, toy.expected([*ids[:99], ids[-1]]), atol=1e-4)
     await metrics.reaches(1, "tritonforge_truncated_texts_total")
 
 

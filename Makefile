@@ -1,0 +1,57 @@
+# The two commands that matter: `make demo` and `make test`. Each sets up what it needs.
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.10 python3,$(shell command -v $(name) 2>/dev/null)))
+PIP_ARGS ?= --quiet --disable-pip-version-check
+RECIPE ?= recipes/minilm.yaml
+SERVE_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install $(PIP_ARGS) -c requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve build test lint lock bench clean
+
+help: ## Show these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.serving ## Set up, build minilm, serve it, ask it, show what Triton did, stop
+	$(BIN)/tritonforge demo $(RECIPE)
+
+serve: build ## Build RECIPE and leave tritonserver running, with curl lines to try
+	$(BIN)/tritonforge serve $(SERVE_ARGS)
+
+build: $(VENV)/.serving ## Build RECIPE into model_repository/
+	$(BIN)/tritonforge build $(RECIPE)
+
+test: $(VENV)/.testing lint ## Set up and run all checks and tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.testing ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.testing ## The ensemble from outside against the engine alone
+	$(BIN)/tritonforge build $(RECIPE)
+	$(BIN)/python -m loadtest.bench_ensemble
+
+lock: ## Resolve all extras anew and write requirements.lock
+	$(PYTHON) tools/lock.py
+
+clean: ## Remove what was built; keeps .venv
+	rm -rf build model_repository/*/
+
+# Each stamp lies in the environment it vouches for, and is older than what it depends on if that changed.
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed, and none is on PATH" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serving: pyproject.toml requirements.lock | $(VENV)/bin/python
+	$(PIP) -e '.[build,serve,demo]'
+	@touch $@
+
+$(VENV)/.testing: pyproject.toml requirements.lock | $(VENV)/bin/python
+	$(PIP) -e '.[build,serve,demo,gateway,loadtest,dev]'
+	@touch $@ $(VENV)/.serving

@@ -1,0 +1,1 @@
+"""Load tests: locust users, the real perf_analyzer, and the texts that both send."""

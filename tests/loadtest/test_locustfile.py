@@ -1,0 +1,65 @@
+"""The locustfile, run by locust against a real server."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import loadtest
+from tritonforge.server import TritonServer
+
+LOCUSTFILE = Path(loadtest.__file__).parent / "locustfile.py"
+
+
+def locust(folder: Path, *arguments: str, **environment: str) -> tuple[int, dict[str, dict[str, str]], str]:
+    """Run locust for a few seconds; return its status, its table by protocol, and its output."""
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
+    command += ["-u", "6", "-r", "6", "-t", "3s", "--stop-timeout", "10", "--csv", str(folder / "run")]
+    done = subprocess.run(
+        [*command, *arguments],
+        cwd=LOCUSTFILE.parents[1],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    with (folder / "run_stats.csv").open() as table:
+        rows = {row["Type"]: row for row in csv.DictReader(table) if row["Type"]}
+    return done.returncode, rows, done.stdout + done.stderr
+
+
+def test_both_users_without_a_failure(server: TritonServer, tmp_path: Path) -> None:
+    urls = ("--grpc-url", server.grpc_url, "--http-url", server.http_address)
+    status, rows, output = locust(tmp_path, *urls, "--model", "toy_embedder", "--texts-per-request", "3")
+    assert status == 0, output
+    assert set(rows) == {"gRPC", "HTTP"}
+    for row in rows.values():
+        assert int(row["Request Count"]) > 20
+        assert int(row["Failure Count"]) == 0
+        assert float(row["Average Content Size"]) == 3 * 8 * 4
+
+
+def test_environment_variables_and_classification(server: TritonServer, tmp_path: Path) -> None:
+    status, rows, output = locust(
+        tmp_path, "GrpcUser", TRITON_GRPC_URL=server.grpc_url, TRITON_MODEL="toy_classifier"
+    )
+    assert status == 0, output
+    assert set(rows) == {"gRPC"}
+    assert rows["gRPC"]["Name"] == "toy_classifier x1"
+    assert int(rows["gRPC"]["Failure Count"]) == 0
+
+
+@pytest.mark.parametrize("protocol", ["gRPC", "HTTP"])
+def test_failures_are_reported(server: TritonServer, tmp_path: Path, protocol: str) -> None:
+    user = {"gRPC": "GrpcUser", "HTTP": "HttpUser"}[protocol]
+    urls = ("--grpc-url", server.grpc_url, "--http-url", server.http_address)
+    status, rows, output = locust(tmp_path, user, *urls, "--model", "absent")
+    assert status == 1
+    assert "unknown model" in output
+    assert int(rows[protocol]["Failure Count"]) == int(rows[protocol]["Request Count"]) > 0

@@ -80,7 +80,7 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s tritonforge %(levelname)s: %(message)s")
     find_models(repository, options.models)
     require(options, repository)
-    server = TritonServer(repository, options)
+    server = TritonServer(repository, options, die_with_caller=True)
     # Both signals as KeyboardInterrupt: it reaches the start, which may take minutes, as well as the wait.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 _SHM = Path("/dev/shm")  # where the Python backend maps its regions; Triton takes no other place
 _POLL_S = 0.05
 _END_GRACE_S = 3.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class TritonServer:
@@ -49,6 +51,8 @@ class TritonServer:
         options: Ports, models and the rest.
         log_sink: Where tritonserver's output goes, byte for byte; None: standard error.
         environment: Variables for the server and its stubs over those of this process.
+        die_with_caller: Stop tritonserver when the *thread* that calls :meth:`start` ends, also by
+            SIGKILL; for programs that start it in their main thread.
 
     Attributes:
         repository: The model repository, absolute.
@@ -63,12 +67,14 @@ class TritonServer:
         *,
         log_sink: BinaryIO | None = None,
         environment: Mapping[str, str] | None = None,
+        die_with_caller: bool = False,
     ) -> None:
         """Keep the settings; nothing is started yet."""
         self.repository = repository.resolve()
         self.options = options or ServerOptions()
         self.models: tuple[str, ...] = ()
         self._log_sink = log_sink
+        self._die_with_caller = die_with_caller
         self._extra_environment = dict(environment or {})
         self._ports = (self.options.http_port, self.options.grpc_port, self.options.metrics_port)
         self._process: subprocess.Popen[bytes] | None = None
@@ -231,6 +237,7 @@ class TritonServer:
             stderr=subprocess.STDOUT,
             # Ctrl-C goes to every process of a terminal's group; only this one shall decide when to stop.
             start_new_session=True,
+            preexec_fn=_end_with_parent if self._die_with_caller else None,
         )
         assert self._process.stdout is not None
         self._pump = LogPump(self._process.stdout, self._log_sink or sys.stderr.buffer)  # type: ignore[arg-type]
@@ -329,3 +336,8 @@ class TritonServer:
 def _only_dead_stubs(server_pid: int) -> bool:
     live, dead = scan_stubs(server_pid)
     return bool(dead) and not live
+
+
+def _end_with_parent() -> None:
+    """In the child: ask the kernel for SIGTERM when the parent ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -121,13 +121,15 @@ class StubWatchdog:
         fresh = set(dead) - self._handled
         for pid in fresh & self._suspected:
             self._handled.add(pid)
-            self._note_death(pid)
+            if pid in self._model_of:
+                self._note_death(pid, self._model_of[pid])
+                continue
+            # It died between two looks, as a request that kills stubs makes it: its model has none now.
+            for model in set(self._model_of.values()) - {stub.model for stub in live}:
+                self._note_death(pid, model)
         self._suspected = fresh - self._handled
 
-    def _note_death(self, pid: int) -> None:
-        model = self._model_of.get(pid)
-        if model is None:  # died before it was seen, that is during a load, which Triton reports itself
-            return
+    def _note_death(self, pid: int, model: str) -> None:
         now = time.monotonic()
         if now - self._last_death.get(model, 0.0) > _CALM_S:
             self._reloads[model] = 0

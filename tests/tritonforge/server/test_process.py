@@ -16,7 +16,7 @@ import pytest
 
 from tritonforge.errors import RepositoryError, ServerError
 from tritonforge.server import ServerOptions, TritonServer
-from tritonforge.server.watchdog import scan_stubs
+from tritonforge.server.watchdog import StubWatchdog, scan_stubs
 
 
 def ask(server: TritonServer, model: str, text: str, timeout: float = 30.0) -> httpx.Response:
@@ -140,6 +140,48 @@ def test_a_dead_stub_comes_back(server: TritonServer, how: str) -> None:
     assert time.monotonic() - started < 12.0
     assert not psutil.pid_exists(fresh.pid)
     assert not regions(server)
+
+
+def test_a_request_that_kills_stubs_again_and_again_does_not_end_the_service(server: TritonServer) -> None:
+    for _ in range(3):  # each hits the fresh stub as soon as it answers at all
+        ask(server, "front", "die now")
+        assert wait_until(lambda: ask(server, "front", "again").is_success, 15.0)
+
+
+def test_a_stub_that_died_unseen_comes_back_too(server: TritonServer) -> None:
+    assert server._watchdog is not None
+    server._watchdog.stop()
+    os.kill(scan_stubs(server.pid)[0][0].pid, signal.SIGKILL)
+    assert wait_until(lambda: scan_stubs(server.pid)[0] == [], 5.0)
+    server._watchdog = StubWatchdog(server.pid, server.http_url)
+    server._watchdog._model_of[-1] = "slow"  # all it has seen is an earlier stub of the model
+    server._watchdog.start()
+    assert wait_until(lambda: ask(server, "front", "again").is_success, 15.0)
+
+
+def test_a_reload_that_fails_is_tried_again(server: TritonServer) -> None:
+    source = server.repository / "slow" / "1" / "model.py"
+    good = source.read_text()
+    source.write_text("raise RuntimeError('half written')\n")
+    (stub,) = scan_stubs(server.pid)[0]
+    os.kill(stub.pid, signal.SIGKILL)
+    assert wait_until(lambda: any("half written" in line for line in server.log_tail()), 10.0)
+    source.write_text(good)
+    assert wait_until(lambda: ask(server, "front", "again").is_success, 15.0)
+
+
+def test_one_dead_stub_of_two_is_replaced(
+    toy_repository: Path, options: ServerOptions, tmp_path: Path
+) -> None:
+    config = toy_repository / "slow" / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    with (tmp_path / "log").open("wb") as log, TritonServer(toy_repository, options, log_sink=log) as server:
+        before = {stub.pid for stub in scan_stubs(server.pid)[0]}
+        assert len(before) == 2
+        os.kill(min(before), signal.SIGKILL)
+        assert wait_until(lambda: len({s.pid for s in scan_stubs(server.pid)[0]} - before) == 2, 15.0)
+        # The stubs are there some milliseconds before their model takes the requests.
+        assert wait_until(lambda: all(ask(server, "front", "x").is_success for _ in range(8)), 15.0)
 
 
 def test_a_dead_stub_does_not_cut_requests_in_flight_at_stop(server: TritonServer) -> None:

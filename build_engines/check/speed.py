@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from build_engines.check.execute import run_sequences
-from build_engines.check.samples import mixed_lengths, random_sequences
+from build_engines.check.samples import Int32Array, mixed_lengths, random_sequences
 from build_engines.engines import CompiledEngine
 from build_engines.spec import ModelSpec
 from python_backends.runners import Runner
-from tritonforge.recipe import Recipe
+from tritonforge.recipe import EngineName, Recipe
 
 _BATCH = 32  # about what the dynamic batcher forms with 64 clients
 _ROUNDS = 7
@@ -40,30 +40,46 @@ class Speed:
         return asdict(self)
 
 
-def measure_speed(runner: Runner, compiled: CompiledEngine, spec: ModelSpec, recipe: Recipe) -> Speed:
-    """Measure a loaded engine; medians over several rounds after a warm-up."""
+def measure_speeds(
+    loaded: Mapping[EngineName, tuple[Runner, CompiledEngine]], spec: ModelSpec, recipe: Recipe
+) -> dict[EngineName, Speed]:
+    """Measure loaded engines against each other.
+
+    They take turns, round by round, so that a busy machine is as busy for each; medians over the
+    rounds, after a warm-up.
+    """
     lengths = mixed_lengths(recipe.length_mix, _BATCH, spec.max_length)
     batch = random_sequences(spec, lengths)
     single = random_sequences(spec, [sorted(lengths)[len(lengths) // 2]])
     budget = recipe.batching.token_budget
 
-    batch_seconds = _median(lambda: run_sequences(runner, spec, compiled.layout, batch, budget), _ROUNDS)
-    single_seconds = _median(lambda: run_sequences(runner, spec, compiled.layout, single, budget), _SINGLES)
-    return Speed(
-        sequences_per_second=len(batch) / batch_seconds,
-        tokens_per_second=sum(lengths) / batch_seconds,
-        single_ms=single_seconds * 1e3,
-        threads=runner.threads,
-    )
-
-
-def _median(run: Callable[[], object], rounds: int) -> float:
-    """Median seconds of a call, warmed up twice."""
-    for _ in range(2):
-        run()
-    seconds = []
-    for _ in range(rounds):
+    def seconds(name: EngineName, sequences: list[Int32Array]) -> float:
+        runner, compiled = loaded[name]
         start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+        run_sequences(runner, spec, compiled.layout, sequences, budget)
+        return time.perf_counter() - start
+
+    batch_seconds = _in_turns(loaded, _ROUNDS, lambda name: seconds(name, batch))
+    single_seconds = _in_turns(loaded, _SINGLES, lambda name: seconds(name, single))
+    return {
+        name: Speed(
+            sequences_per_second=len(batch) / batch_seconds[name],
+            tokens_per_second=sum(lengths) / batch_seconds[name],
+            single_ms=single_seconds[name] * 1e3,
+            threads=runner.threads,
+        )
+        for name, (runner, _) in loaded.items()
+    }
+
+
+def _in_turns(
+    names: Iterable[EngineName], rounds: int, measure: Callable[[EngineName], float]
+) -> dict[EngineName, float]:
+    """Median of each, after two rounds of warm-up."""
+    taken: dict[EngineName, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 2):
+        for name, found in taken.items():
+            value = measure(name)
+            if number >= 2:
+                found.append(value)
+    return {name: statistics.median(found) for name, found in taken.items()}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from build_engines.cache import content_key
-from build_engines.check.speed import Speed, measure_speed
+from build_engines.check.speed import Speed, measure_speeds
 from build_engines.context import BuildContext, Candidate, StepOutcome
 from build_engines.engines import ENGINES
 from build_engines.versions import cpu_name
@@ -21,36 +20,33 @@ class MeasureStep:
     def run(self, context: BuildContext) -> StepOutcome:
         """Measure, or reuse what was measured on this processor."""
         recipe = context.recipe
-        figures: dict[str, Any] = {}
-        all_reused = True
+        key = context.keys[self.name] = content_key(
+            checked=[context.keys[f"check-{name}-{recipe.precision}"] for name in context.candidates],
+            mix=[share.model_dump() for share in recipe.length_mix],
+            token_budget=recipe.batching.token_budget,
+            threads=recipe.threads.engine,
+            cpu=cpu_name(),
+        )
+        context.progress(f"measure: {', '.join(context.candidates)}")
+        folder, reused = context.store.get_or_make(
+            self.name, key, lambda into: self._make(context, into), again=context.rerun == self.name
+        )
+        figures = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
         for name, candidate in context.candidates.items():
-            kind = f"{self.name}-{name}-{candidate.compiled.precision}"
-            key = context.keys[kind] = content_key(
-                checked=context.keys[f"check-{name}-{candidate.compiled.precision}"],
-                mix=[share.model_dump() for share in recipe.length_mix],
-                token_budget=recipe.batching.token_budget,
-                threads=recipe.threads.engine,
-                cpu=cpu_name(),
-            )
-            context.progress(f"measure: {name}")
-            folder, reused = context.store.get_or_make(
-                kind,
-                key,
-                lambda into, c=candidate: self._make(context, c, into),  # type: ignore[misc]
-                again=context.rerun == self.name,
-            )
-            all_reused &= reused
-            candidate.speed = Speed(**json.loads((folder / "speed.json").read_text(encoding="utf-8")))
-            figures[name] = candidate.speed.figures()
+            candidate.speed = Speed(**figures[name])
         context.chosen = max(context.candidates.values(), key=_throughput)
-        return StepOutcome(reused=all_reused, figures=figures, notes=(self._reason(context),))
+        return StepOutcome(reused=reused, figures=figures, notes=(self._reason(context),))
 
-    def _make(self, context: BuildContext, candidate: Candidate, folder: Path) -> None:
-        """Load the engine and measure."""
-        compiled = candidate.compiled
-        runner = ENGINES[compiled.engine].load(compiled, context.recipe.threads.engine)
-        speed = measure_speed(runner, compiled, context.settled, context.recipe)
-        (folder / "speed.json").write_text(json.dumps(speed.figures()), encoding="utf-8")
+    def _make(self, context: BuildContext, folder: Path) -> None:
+        """Load the engines and measure."""
+        threads = context.recipe.threads.engine
+        loaded = {
+            name: (ENGINES[name].load(candidate.compiled, threads), candidate.compiled)
+            for name, candidate in context.candidates.items()
+        }
+        speeds = measure_speeds(loaded, context.settled, context.recipe)
+        figures = {name: speed.figures() for name, speed in speeds.items()}
+        (folder / "speed.json").write_text(json.dumps(figures), encoding="utf-8")
 
     def _reason(self, context: BuildContext) -> str:
         """Say which engine is served, and why."""

@@ -25,10 +25,12 @@ SENTENCES = (
     "I forgot my login and cannot get in.",
     "The invoice for March is wrong.",
     "You billed me twice this spring.",
-    "El pedido llegó roto. 📦",
-    "My parcel arrived damaged.",
+    "My parcel arrived broken. 📦",
+    "The box was crushed when the postman brought it.",
 )
 _BURST = 64
+_REQUESTS = 4 * _BURST
+_COUNTERS_SETTLE_S = 1.0  # the backends hand their counts over after the answers
 _METRICS = {
     "tritonforge_sequences_total": "texts encoded",
     "tritonforge_tokens_total": "tokens computed",
@@ -55,30 +57,41 @@ def demo(
         )
         with TritonServer(repository, options, log_sink=log) as server:
             console.print(
-                f"\ntritonserver is up after {time.perf_counter() - start:.1f} s "
-                f"(HTTP {server.http_url}, gRPC {server.grpc_url}); its log: {log_path}\n",
+                f"\ntritonserver is up after {time.perf_counter() - start:.1f} s: HTTP {server.http_url}, "
+                f"gRPC {server.grpc_url}; log: {log_path}",
                 highlight=False,
+                soft_wrap=True,
             )
             with (
-                Client(server.grpc_url, name) as grpc,
+                Client(server.grpc_url, name, concurrency=_BURST) as grpc,
                 Client(server.http_address, name, protocol="http") as http,
             ):
                 vectors = grpc.embed(SENTENCES)
                 if not np.allclose(vectors, http.embed(SENTENCES), atol=1e-5):
                     raise ServerError("HTTP and gRPC disagree", where=name, mend="please report this")
-                console.print(_similarities(vectors))
+                _show("cosine similarity of six sentences; HTTP and gRPC agree", _similarities(vectors))
                 with ThreadPoolExecutor(_BURST) as pool:
-                    list(pool.map(lambda i: grpc.embed([SENTENCES[i % len(SENTENCES)]]), range(4 * _BURST)))
-            console.print(_batches(server, f"{name}_engine"))
-            console.print(_metrics(server))
-        console.print("the server has stopped. `make serve` starts it again and leaves it running.")
+                    list(pool.map(lambda i: grpc.embed([SENTENCES[i % len(SENTENCES)]]), range(_REQUESTS)))
+            _show(
+                f"batches that Triton formed of {_REQUESTS} single texts from {_BURST} clients (and of the "
+                "warm-up and the sentences above)",
+                _batches(server, f"{name}_engine"),
+            )
+            _show(f"from {server.metrics_url}", _metrics(server))
+        console.print("\nThe server has stopped. `make serve` starts it again and leaves it running.")
+
+
+def _show(heading: str, table: Table) -> None:
+    """Print a table under a heading that may be wider than it."""
+    console.print(f"\n[bold]{heading}[/]", highlight=False)
+    console.print(table)
 
 
 def _similarities(vectors: NDArray[np.float32]) -> Table:
     """Cosine similarities of the sentences, each pair once."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosine = unit @ unit.T
-    table = Table(title="cosine similarity; HTTP and gRPC agree", title_justify="left")
+    table = Table()
     table.add_column("")
     for number in range(1, len(SENTENCES) + 1):
         table.add_column(str(number), justify="right")
@@ -95,22 +108,21 @@ def _batches(server: TritonServer, engine: str) -> Table:
     """Batch sizes that Triton formed, from its statistics extension."""
     response = httpx.get(f"{server.http_url}/v2/models/{engine}/stats", trust_env=False).raise_for_status()
     stats: Mapping[str, Any] = response.json()["model_stats"][0]
-    table = Table(
-        title=f"batches that Triton formed of {4 * _BURST} single texts from {_BURST} clients",
-        title_justify="left",
-    )
+    table = Table()
     table.add_column("batch size", justify="right")
     table.add_column("executions", justify="right")
     for batch in sorted(stats["batch_stats"], key=lambda b: int(b["batch_size"])):
         table.add_row(str(batch["batch_size"]), str(batch["compute_infer"]["count"]))
-    table.caption = f"{stats['inference_count']} texts in {stats['execution_count']} executions"
+    table.add_section()
+    table.add_row(f"{stats['inference_count']} texts", str(stats["execution_count"]))
     return table
 
 
 def _metrics(server: TritonServer) -> Table:
     """The key figures from the Prometheus endpoint."""
+    time.sleep(_COUNTERS_SETTLE_S)
     lines = httpx.get(server.metrics_url, trust_env=False).raise_for_status().text.splitlines()
-    table = Table(title=f"from {server.metrics_url}", title_justify="left")
+    table = Table()
     table.add_column("metric")
     table.add_column("meaning")
     table.add_column("value", justify="right")

@@ -29,7 +29,7 @@ class _Section(BaseModel):
 class Embedding(_Section):
     """How token vectors become one vector; read from sentence-transformers' `modules.json` on `auto`."""
 
-    pooling: Pooling | Literal["auto"] = "auto"
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     normalize: bool | Literal["auto"] = "auto"
 
 
@@ -141,16 +141,16 @@ class Recipe(_Section):
     model: Annotated[str, Field(min_length=1)] = Field(
         description="a folder (relative to the recipe), or package:NAME for the files in an installed wheel"
     )
-    task: Task | Literal["auto"] = "auto"
+    task: Literal["auto", "embedding", "classification"] = "auto"
     max_length: PositiveInt | Literal["auto"] = Field(
         default="auto", description="tokens of a text at most, special tokens included; longer texts are cut"
     )
     embedding: Embedding = Embedding()
     classification: Classification = Classification()
-    layout: Layout | Literal["auto"] = Field(
+    layout: Literal["auto", "packed", "padded"] = Field(
         default="auto", description="packed runs without padding; padded is the fall-back for odd models"
     )
-    engine: EngineName | Literal["auto"] = "auto"
+    engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
     precision: Precision = "fp32"
     length_mix: list[LengthShare] = Field(
         default_factory=lambda: [

@@ -1,0 +1,267 @@
+"""What does Triton cost? The ensemble from outside against the engine alone, in one run on one machine.
+
+::
+
+    python -m loadtest.bench_ensemble --model minilm
+
+Three processes share the machine: tritonserver with the ensemble, a client with ``--concurrency``
+requests of one text in flight, and a process that runs tokenizer and engine directly, in batches of as
+many texts. The last two take turns, so that a noisy machine is as noisy for both. The same texts, the
+same model file, the same thread budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.corpus import DEFAULT_MIX, LengthMix, make_texts
+from tritonforge.server import ServerOptions, TritonServer
+
+LATENCY_CONCURRENCIES = (1, 16, 64)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one round of requests came to.
+
+    Attributes:
+        texts_per_second: Texts answered over the wall time of the round.
+        p50_ms: Median latency, milliseconds.
+        p95_ms: 95th percentile.
+        p99_ms: 99th percentile.
+    """
+
+    texts_per_second: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print; see the module's text."""
+    options = _parse(arguments)
+    texts = make_texts(options.texts, LengthMix.parse(options.mix))
+    server_options = ServerOptions(
+        http_port=0, grpc_port=0, metrics_port=0, engine_threads=options.engine_threads
+    )
+    log_path = Path(options.log)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("wb") as log, TritonServer(options.repository, server_options, log_sink=log) as server:
+        result = _measure(server, texts, options)
+    if options.json:
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    else:
+        _print(result)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench_ensemble", description=(__doc__ or "").split("::")[0]
+    )
+    parser.add_argument("--model", default="minilm", help="the ensemble")
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--concurrency", type=int, default=64, help="requests in flight, one text each")
+    parser.add_argument("--texts", type=int, default=512, help="texts in a round")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of either side, in turns")
+    parser.add_argument("--mix", default=DEFAULT_MIX, help="lengths in tokens, and their weights")
+    parser.add_argument(
+        "--engine-threads", type=int, default=None, help="of either side; all cores if absent"
+    )
+    parser.add_argument("--log", default="build/bench_ensemble.log", help="tritonserver's log")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args(arguments)
+
+
+def _measure(server: TritonServer, texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Take turns, then measure latencies."""
+    engine = f"{options.model}_engine"
+    config = _get_json(f"{server.http_url}/v2/models/{engine}/config")
+    before = _counts(server, engine)
+    context = get_context("spawn")  # gRPC does not survive a fork
+    with (
+        ProcessPoolExecutor(
+            1, context, _load_raw, (str(options.repository), options.model, config, options.engine_threads)
+        ) as raw,
+        ProcessPoolExecutor(1, context) as client,
+    ):
+        threads = raw.submit(_raw_threads).result()
+        rounds = []
+        for number in range(options.rounds + 1):
+            direct = raw.submit(_run_raw, texts, options.concurrency).result()
+            served = client.submit(
+                _run_client, server.grpc_url, options.model, texts, options.concurrency
+            ).result()
+            if number:  # the first round warms up
+                rounds.append((direct, served.texts_per_second))
+        after = _counts(server, engine)
+        latencies = {
+            concurrency: asdict(
+                client.submit(
+                    _run_client,
+                    server.grpc_url,
+                    options.model,
+                    texts[: max(64, concurrency * 6)],
+                    concurrency,
+                ).result()
+            )
+            for concurrency in LATENCY_CONCURRENCIES
+        }
+    parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+    return {
+        "model": options.model,
+        "engine": parameters["engine"],
+        "precision": parameters["precision"],
+        "engine_threads": threads,
+        "cores": len(os.sched_getaffinity(0)),
+        "concurrency": options.concurrency,
+        "mix": options.mix,
+        "engine_alone_texts_per_second": statistics.median(direct for direct, _ in rounds),
+        "ensemble_texts_per_second": statistics.median(served for _, served in rounds),
+        "ratio": statistics.median(served / direct for direct, served in rounds),
+        "ratios": [round(served / direct, 3) for direct, served in rounds],
+        "mean_batch": (after[0] - before[0]) / max(1, after[1] - before[1]),
+        "latency": latencies,
+    }
+
+
+# --- the engine alone, in a process of its own ---------------------------------------------------
+
+_raw: dict[str, Any] = {}
+
+
+def _load_raw(repository: str, model: str, config: dict[str, Any], threads: int | None) -> None:
+    """Load tokenizer and engine from the repository, with the classes that serve."""
+    from python_backends.encoder.batch import BatchEncoder
+    from python_backends.runners import load_runner
+    from python_backends.settings import EncoderSettings, TokenizerSettings
+    from python_backends.tokenizer.batch import BatchTokenizer
+
+    if threads is not None:
+        config["parameters"]["threads"]["string_value"] = str(threads)
+    settings = EncoderSettings.parse(config)
+    folder = _newest_version(Path(repository) / f"{model}_engine")
+    runner = load_runner(settings, folder)
+    encoder = BatchEncoder(runner, settings)
+    encoder.probe()
+    _raw["threads"] = runner.threads
+    _raw["encoder"] = encoder
+    limits = TokenizerSettings(max_length=settings.max_length or 512, max_text_bytes=1 << 20, threads=1)
+    _raw["tokenizer"] = BatchTokenizer(
+        _newest_version(Path(repository) / f"{model}_tokenizer") / "tokenizer.json", limits
+    )
+
+
+def _raw_threads() -> int:
+    """Thread budget of the engine."""
+    return int(_raw["threads"])
+
+
+def _run_raw(texts: list[str], batch_size: int) -> float:
+    """Texts a second, in batches of ``batch_size`` in arrival order."""
+    arrays = [np.array([[text.encode()]], dtype=object) for text in texts]
+    start = time.perf_counter()
+    for first in range(0, len(texts), batch_size):
+        tokens = _raw["tokenizer"].tokenize(arrays[first : first + batch_size])
+        _raw["encoder"].encode(tokens.results, lambda index: False)
+    return len(texts) / (time.perf_counter() - start)
+
+
+# --- the client, in a process of its own ---------------------------------------------------------
+
+
+def _run_client(url: str, model: str, texts: list[str], concurrency: int) -> Load:
+    """Send each text in a request of its own, ``concurrency`` in flight."""
+    return asyncio.run(_send_all(url, model, texts, concurrency))
+
+
+async def _send_all(url: str, model: str, texts: list[str], concurrency: int) -> Load:
+    """Closed loop: each worker sends its next text when the last is answered."""
+    import tritonclient.grpc.aio as grpc
+
+    pending = iter(texts)
+    latencies: list[float] = []
+    async with grpc.InferenceServerClient(url) as client:
+
+        async def worker() -> None:
+            for text in pending:
+                start = time.perf_counter()
+                tensor = grpc.InferInput("text", [1, 1], "BYTES")
+                tensor.set_data_from_numpy(np.array([[text.encode()]], dtype=object))
+                await client.infer(model, [tensor])
+                latencies.append(time.perf_counter() - start)
+
+        start = time.perf_counter()
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
+        seconds = time.perf_counter() - start
+    p50, p95, p99 = np.percentile(np.array(latencies) * 1e3, (50, 95, 99)).tolist()
+    return Load(len(texts) / seconds, p50, p95, p99)
+
+
+# --- helpers -------------------------------------------------------------------------------------
+
+
+def _newest_version(model: Path) -> Path:
+    """The version folder that Triton serves."""
+    return max((path for path in model.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def _counts(server: TritonServer, engine: str) -> tuple[int, int]:
+    """Texts and executions of the engine so far."""
+    stats = _get_json(f"{server.http_url}/v2/models/{engine}/stats")["model_stats"][0]
+    return int(stats["inference_count"]), int(stats["execution_count"])
+
+
+def _get_json(url: str) -> Any:
+    """GET a JSON document from the server on this machine."""
+    return httpx.get(url, trust_env=False).raise_for_status().json()
+
+
+def _print(result: dict[str, Any]) -> None:
+    """The two tables."""
+    console = Console()
+    console.print(
+        f"{result['model']}: {result['engine']} {result['precision']}, {result['engine_threads']} engine "
+        f"thread(s); server, client and engine share {result['cores']} cores; lengths {result['mix']}",
+        highlight=False,
+    )
+    throughput = Table()
+    throughput.add_column(f"{result['concurrency']} texts in flight")
+    throughput.add_column("texts/s", justify="right")
+    throughput.add_row("engine alone, one process", f"{result['engine_alone_texts_per_second']:.0f}")
+    throughput.add_row("ensemble, outside client", f"{result['ensemble_texts_per_second']:.0f}")
+    throughput.add_section()
+    throughput.add_row("ratio, median of the rounds", f"{result['ratio']:.2f}")
+    throughput.add_row("mean batch that Triton formed", f"{result['mean_batch']:.1f}")
+    console.print(throughput)
+    console.print(f"ratio in each round: {', '.join(map(str, result['ratios']))}\n", highlight=False)
+    latency = Table()
+    for header in ("in flight", "p50 ms", "p95 ms", "p99 ms", "texts/s"):
+        latency.add_column(header, justify="right")
+    for concurrency, load in result["latency"].items():
+        numbers = (load["p50_ms"], load["p95_ms"], load["p99_ms"])
+        latency.add_row(
+            str(concurrency), *(f"{number:.1f}" for number in numbers), f"{load['texts_per_second']:.0f}"
+        )
+    console.print(latency)
+
+
+if __name__ == "__main__":
+    main()

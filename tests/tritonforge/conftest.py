@@ -72,14 +72,14 @@ def toy_repository(tmp_path: Path, add_model: Callable[[Path, str, str, str | No
 
 
 @pytest.fixture
-def options() -> ServerOptions:
+def toy_options() -> ServerOptions:
     return ServerOptions(http_port=0, grpc_port=0, metrics_port=0, exit_timeout_s=20)
 
 
 @pytest.fixture
-def server(toy_repository: Path, options: ServerOptions, tmp_path: Path) -> Iterator[TritonServer]:
+def toy_server(toy_repository: Path, toy_options: ServerOptions, tmp_path: Path) -> Iterator[TritonServer]:
     with (
         (tmp_path / "triton.log").open("wb") as log,
-        TritonServer(toy_repository, options, log_sink=log) as running,
+        TritonServer(toy_repository, toy_options, log_sink=log) as running,
     ):
         yield running

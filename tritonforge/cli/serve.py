@@ -48,7 +48,9 @@ def serve(
     engine_threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of an engine instance, over its config.pbtxt.")
     ] = None,
-    cache_mib: Annotated[int, typer.Option(min=0, help="Response cache in MiB; 0: none.")] = 0,
+    cache_mib: Annotated[
+        int | None, typer.Option(min=0, help="Response cache in MiB; default: 64 if a model enables it.")
+    ] = None,
     log_verbose: Annotated[int, typer.Option(min=0, help="Triton's verbose log level.")] = 0,
     exit_timeout: Annotated[
         int, typer.Option(min=1, help="Seconds a stop waits for requests in flight.")
@@ -72,7 +74,7 @@ def serve(
         metrics_port=metrics_port,
         models=tuple(load or ()),
         engine_threads=engine_threads,
-        cache_size_bytes=cache_mib << 20,
+        cache_size_bytes=None if cache_mib is None else cache_mib << 20,
         log_verbose=log_verbose,
         exit_timeout_s=exit_timeout,
         extra_args=tuple(triton_arg or ()),
@@ -91,6 +93,8 @@ def serve(
     except KeyboardInterrupt:
         _kill_on_the_next_signal(server)
         status = server.stop()
+    finally:
+        server.stop()  # a no-op but after an error
     raise typer.Exit(status)
 
 

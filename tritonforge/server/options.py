@@ -21,7 +21,8 @@ class ServerOptions(BaseModel):
         log_warning: Whether Triton writes its WARNING lines.
         log_error: Whether Triton writes its ERROR lines.
         exit_timeout_s: Seconds that a stop waits for requests in flight.
-        cache_size_bytes: Size of the local response cache; 0 leaves the cache out.
+        cache_size_bytes: Size of the local response cache; 0 leaves the cache out; None: 64 MiB if a
+            loaded model's configuration enables it, which is in vain on a server without a cache.
         engine_threads: Threads of one engine instance, over what its config.pbtxt says.
         http_threads: Threads of the HTTP front end; None: as many as usable CPUs, 2 to 8.
         extra_args: Further arguments for the tritonserver binary, passed last.
@@ -39,7 +40,7 @@ class ServerOptions(BaseModel):
     log_warning: bool = True
     log_error: bool = True
     exit_timeout_s: int = Field(default=30, ge=1)
-    cache_size_bytes: int = Field(default=0, ge=0)
+    cache_size_bytes: int | None = Field(default=None, ge=0)
     engine_threads: int | None = Field(default=None, ge=1)
     http_threads: int | None = Field(default=None, ge=1)
     extra_args: tuple[str, ...] = ()

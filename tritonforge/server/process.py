@@ -32,12 +32,13 @@ from tritonforge.server.locate import TritonInstallation, locate_tritonserver
 from tritonforge.server.logs import LogPump, decisive_lines
 from tritonforge.server.options import ENGINE_THREADS_VARIABLE, ServerOptions
 from tritonforge.server.ports import connect_host, free_ports
-from tritonforge.server.repository import find_models
+from tritonforge.server.repository import find_models, wants_response_cache
 from tritonforge.server.watchdog import StubWatchdog, scan_stubs
 
 logger = logging.getLogger(__name__)
 
 _SHM = Path("/dev/shm")  # where the Python backend maps its regions; Triton takes no other place
+_DEFAULT_CACHE_BYTES = 64 << 20
 _POLL_S = 0.05
 _END_GRACE_S = 3.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -278,8 +279,11 @@ class TritonServer:
         ]
         if backends is not None:
             command.append(f"--backend-directory={backends}")
-        if options.cache_size_bytes:
-            command.append(f"--cache-config=local,size={options.cache_size_bytes}")
+        cache_size = options.cache_size_bytes
+        if cache_size is None:
+            cache_size = _DEFAULT_CACHE_BYTES if wants_response_cache(self.repository, self.models) else 0
+        if cache_size:
+            command.append(f"--cache-config=local,size={cache_size}")
             if installation.cache_directory is not None:
                 command.append(f"--cache-directory={installation.cache_directory}")
         return [*command, *options.extra_args]

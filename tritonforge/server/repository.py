@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tritonforge.errors import RepositoryError
 
+_CACHE_ENABLED = re.compile(r"response_cache\s*:?\s*\{[^}]*enable\s*:\s*true")
 _MEND = "tritonforge build recipes/minilm.yaml"
 
 
@@ -45,3 +47,9 @@ def find_models(repository: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]
             mend=f"choose from: {', '.join(models)}",
         )
     return tuple(sorted(set(wanted))) if wanted else models
+
+
+def wants_response_cache(repository: Path, models: Iterable[str]) -> bool:
+    """Say whether the configuration of one of ``models`` enables the response cache."""
+    texts = ((repository / model / "config.pbtxt").read_text(encoding="utf-8") for model in models)
+    return any(_CACHE_ENABLED.search(text) for text in texts)

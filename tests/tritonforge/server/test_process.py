@@ -37,32 +37,32 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return condition()
 
 
-def test_loads_the_models_and_nothing_else(server: TritonServer) -> None:
-    assert server.models == ("front", "slow")
-    index = httpx.post(f"{server.http_url}/v2/repository/index", trust_env=False).json()
+def test_loads_the_models_and_nothing_else(toy_server: TritonServer) -> None:
+    assert toy_server.models == ("front", "slow")
+    index = httpx.post(f"{toy_server.http_url}/v2/repository/index", trust_env=False).json()
     ready = {entry["name"] for entry in index if entry.get("state") == "READY"}
     assert ready == {"front", "slow"}
-    assert ask(server, "front", "hello").json()["echo"] == "hello"
+    assert ask(toy_server, "front", "hello").json()["echo"] == "hello"
 
 
-def test_metrics_have_latency_counters_and_summaries(server: TritonServer) -> None:
-    ask(server, "front", "hello")
-    text = httpx.get(server.metrics_url, trust_env=False).text
+def test_metrics_have_latency_counters_and_summaries(toy_server: TritonServer) -> None:
+    ask(toy_server, "front", "hello")
+    text = httpx.get(toy_server.metrics_url, trust_env=False).text
     assert 'nv_inference_request_duration_us{model="slow",version="1"}' in text
     assert 'nv_inference_request_summary_us{model="slow",version="1",quantile="0.99"}' in text
 
 
-def test_listens_on_loopback_only(server: TritonServer) -> None:
-    listening = psutil.Process(server.pid).net_connections(kind="tcp")
+def test_listens_on_loopback_only(toy_server: TritonServer) -> None:
+    listening = psutil.Process(toy_server.pid).net_connections(kind="tcp")
     addresses = {
         each.laddr[0].removeprefix("::ffff:") for each in listening if each.status == psutil.CONN_LISTEN
     }
     assert addresses == {"127.0.0.1"}
 
 
-def test_grpc_answers(server: TritonServer) -> None:
+def test_grpc_answers(toy_server: TritonServer) -> None:
     grpcclient = pytest.importorskip("tritonclient.grpc")
-    with grpcclient.InferenceServerClient(server.grpc_url) as client:
+    with grpcclient.InferenceServerClient(toy_server.grpc_url) as client:
         assert client.is_server_ready()
         assert client.is_model_ready("front")
 
@@ -78,104 +78,120 @@ def test_engine_threads_and_cache_reach_the_server(toy_repository: Path, tmp_pat
     assert b"engine threads: 3" in (tmp_path / "log").read_bytes()
 
 
-def test_stop_answers_requests_in_flight_and_leaves_nothing(server: TritonServer) -> None:
-    pid, stubs = server.pid, scan_stubs(server.pid)[0]
-    prefix_regions = regions(server)
+def test_a_model_that_enables_the_cache_gets_one(
+    toy_repository: Path, toy_options: ServerOptions, tmp_path: Path
+) -> None:
+    config = toy_repository / "front" / "config.pbtxt"
+    config.write_text(config.read_text() + "response_cache { enable: true }\n")
+    with (
+        (tmp_path / "log").open("wb") as log,
+        TritonServer(toy_repository, toy_options, log_sink=log) as server,
+    ):
+        for _ in range(2):
+            assert ask(server, "front", "twice").json()["echo"] == "twice"
+        metrics = httpx.get(server.metrics_url, trust_env=False).text
+    assert 'nv_cache_num_hits_per_model{model="front",version="1"} 1' in metrics
+
+
+def test_stop_answers_requests_in_flight_and_leaves_nothing(toy_server: TritonServer) -> None:
+    pid, stubs = toy_server.pid, scan_stubs(toy_server.pid)[0]
+    prefix_regions = regions(toy_server)
     assert stubs and prefix_regions
     with ThreadPoolExecutor() as pool:
-        in_flight = pool.submit(ask, server, "front", "sleep 2")
+        in_flight = pool.submit(ask, toy_server, "front", "sleep 2")
         time.sleep(0.7)
-        assert server.stop() == 0
+        assert toy_server.stop() == 0
         assert in_flight.result().json()["echo"] == "sleep 2"
     assert not psutil.pid_exists(pid)
     assert not any(psutil.pid_exists(stub.pid) for stub in stubs)
-    assert not regions(server)
+    assert not regions(toy_server)
 
 
-def test_stop_answers_requests_over_grpc_too(server: TritonServer) -> None:
+def test_stop_answers_requests_over_grpc_too(toy_server: TritonServer) -> None:
     grpcclient = pytest.importorskip("tritonclient.grpc")
-    with grpcclient.InferenceServerClient(server.grpc_url) as client:
+    with grpcclient.InferenceServerClient(toy_server.grpc_url) as client:
         text = grpcclient.InferInput("text", [1, 1], "BYTES")
         text.set_data_from_numpy(np.array([[b"sleep 2"]], dtype=object))
         with ThreadPoolExecutor() as pool:
             in_flight = pool.submit(client.infer, "front", [text])
             time.sleep(0.7)
-            assert server.stop() == 0
+            assert toy_server.stop() == 0
             assert in_flight.result().as_numpy("echo").tolist() == [[b"sleep 2"]]
 
 
-def test_stop_does_not_wait_for_idle_connections(server: TritonServer) -> None:
-    with httpx.Client(base_url=server.http_url, trust_env=False) as client:
+def test_stop_does_not_wait_for_idle_connections(toy_server: TritonServer) -> None:
+    with httpx.Client(base_url=toy_server.http_url, trust_env=False) as client:
         client.get("/v2/health/live").raise_for_status()
-        started = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - started < server.options.exit_timeout_s
-    assert not regions(server)
+        assert toy_server.stop() == 0  # it would be 1 after the exit timeout
+    assert not regions(toy_server)
 
 
 @pytest.mark.parametrize("how", ["idle", "in flight", "by its own request"])
-def test_a_dead_stub_comes_back(server: TritonServer, how: str) -> None:
-    (stub,) = scan_stubs(server.pid)[0]
+def test_a_dead_stub_comes_back(toy_server: TritonServer, how: str) -> None:
+    (stub,) = scan_stubs(toy_server.pid)[0]
     if how == "idle":
         os.kill(stub.pid, signal.SIGKILL)
     elif how == "in flight":
         with ThreadPoolExecutor() as pool:
-            lost = pool.submit(ask, server, "front", "sleep 5")
+            lost = pool.submit(ask, toy_server, "front", "sleep 5")
             time.sleep(0.5)
             os.kill(stub.pid, signal.SIGKILL)
             assert "not healthy" in lost.result().json()["error"]
     else:
-        assert "not healthy" in ask(server, "front", "die now").json()["error"]
+        assert "not healthy" in ask(toy_server, "front", "die now").json()["error"]
 
     def answers(model: str) -> bool:
-        return ask(server, model, "again").is_success
+        return ask(toy_server, model, "again").is_success
 
     assert wait_until(lambda: answers("front"), 15.0)
     assert answers("slow")
-    (fresh,) = scan_stubs(server.pid)[0]
+    (fresh,) = scan_stubs(toy_server.pid)[0]
     assert fresh.pid != stub.pid
-    # The dead instance must not make the stop wait for the whole exit timeout.
-    started = time.monotonic()
-    assert server.stop() == 0
-    assert time.monotonic() - started < 12.0
+    # Status 0: the dead instance did not make the stop run into its exit timeout.
+    assert toy_server.stop() == 0
     assert not psutil.pid_exists(fresh.pid)
-    assert not regions(server)
+    assert not regions(toy_server)
 
 
-def test_a_request_that_kills_stubs_again_and_again_does_not_end_the_service(server: TritonServer) -> None:
+def test_a_request_that_kills_stubs_again_and_again_does_not_end_the_service(
+    toy_server: TritonServer,
+) -> None:
     for _ in range(3):  # each hits the fresh stub as soon as it answers at all
-        ask(server, "front", "die now")
-        assert wait_until(lambda: ask(server, "front", "again").is_success, 15.0)
+        ask(toy_server, "front", "die now")
+        assert wait_until(lambda: ask(toy_server, "front", "again").is_success, 15.0)
 
 
-def test_a_stub_that_died_unseen_comes_back_too(server: TritonServer) -> None:
-    assert server._watchdog is not None
-    server._watchdog.stop()
-    os.kill(scan_stubs(server.pid)[0][0].pid, signal.SIGKILL)
-    assert wait_until(lambda: scan_stubs(server.pid)[0] == [], 5.0)
-    server._watchdog = StubWatchdog(server.pid, server.http_url)
-    server._watchdog._model_of[-1] = "slow"  # all it has seen is an earlier stub of the model
-    server._watchdog.start()
-    assert wait_until(lambda: ask(server, "front", "again").is_success, 15.0)
+def test_a_stub_that_died_unseen_comes_back_too(toy_server: TritonServer) -> None:
+    assert toy_server._watchdog is not None
+    toy_server._watchdog.stop()
+    os.kill(scan_stubs(toy_server.pid)[0][0].pid, signal.SIGKILL)
+    assert wait_until(lambda: scan_stubs(toy_server.pid)[0] == [], 5.0)
+    toy_server._watchdog = StubWatchdog(toy_server.pid, toy_server.http_url)
+    toy_server._watchdog._model_of[-1] = "slow"  # all it has seen is an earlier stub of the model
+    toy_server._watchdog.start()
+    assert wait_until(lambda: ask(toy_server, "front", "again").is_success, 15.0)
 
 
-def test_a_reload_that_fails_is_tried_again(server: TritonServer) -> None:
-    source = server.repository / "slow" / "1" / "model.py"
+def test_a_reload_that_fails_is_tried_again(toy_server: TritonServer) -> None:
+    source = toy_server.repository / "slow" / "1" / "model.py"
     good = source.read_text()
     source.write_text("raise RuntimeError('half written')\n")
-    (stub,) = scan_stubs(server.pid)[0]
+    (stub,) = scan_stubs(toy_server.pid)[0]
     os.kill(stub.pid, signal.SIGKILL)
-    assert wait_until(lambda: any("half written" in line for line in server.log_tail()), 10.0)
+    assert wait_until(lambda: any("half written" in line for line in toy_server.log_tail()), 10.0)
     source.write_text(good)
-    assert wait_until(lambda: ask(server, "front", "again").is_success, 15.0)
+    assert wait_until(lambda: ask(toy_server, "front", "again").is_success, 15.0)
 
 
 def test_one_dead_stub_of_two_is_replaced(
-    toy_repository: Path, options: ServerOptions, tmp_path: Path
+    toy_repository: Path, toy_options: ServerOptions, tmp_path: Path
 ) -> None:
     config = toy_repository / "slow" / "config.pbtxt"
     config.write_text(config.read_text().replace("count: 1", "count: 2"))
-    with (tmp_path / "log").open("wb") as log, TritonServer(toy_repository, options, log_sink=log) as server:
+    with (
+        (tmp_path / "log").open("wb") as log,
+        TritonServer(toy_repository, toy_options, log_sink=log) as server,
+    ):
         before = {stub.pid for stub in scan_stubs(server.pid)[0]}
         assert len(before) == 2
         os.kill(min(before), signal.SIGKILL)
@@ -184,47 +200,47 @@ def test_one_dead_stub_of_two_is_replaced(
         assert wait_until(lambda: all(ask(server, "front", "x").is_success for _ in range(8)), 15.0)
 
 
-def test_a_dead_stub_does_not_cut_requests_in_flight_at_stop(server: TritonServer) -> None:
-    (stub,) = scan_stubs(server.pid)[0]
+def test_a_dead_stub_does_not_cut_requests_in_flight_at_stop(toy_server: TritonServer) -> None:
+    (stub,) = scan_stubs(toy_server.pid)[0]
     os.kill(stub.pid, signal.SIGKILL)
-    assert wait_until(lambda: ask(server, "front", "again").is_success, 15.0)
+    assert wait_until(lambda: ask(toy_server, "front", "again").is_success, 15.0)
     with ThreadPoolExecutor() as pool:
-        in_flight = pool.submit(ask, server, "front", "sleep 5")
+        in_flight = pool.submit(ask, toy_server, "front", "sleep 5")
         time.sleep(0.7)
-        assert server.stop() == 0
+        assert toy_server.stop() == 0
         assert in_flight.result().json()["echo"] == "sleep 5"
 
 
-def test_a_new_version_is_loaded_from_disk_after_a_reload(server: TritonServer) -> None:
-    (stub,) = scan_stubs(server.pid)[0]
+def test_a_new_version_is_loaded_from_disk_after_a_reload(toy_server: TritonServer) -> None:
+    (stub,) = scan_stubs(toy_server.pid)[0]
     os.kill(stub.pid, signal.SIGKILL)
-    assert wait_until(lambda: ask(server, "front", "again").is_success, 15.0)
-    first = server.repository / "slow" / "1" / "model.py"
-    second = server.repository / "slow" / "2"
+    assert wait_until(lambda: ask(toy_server, "front", "again").is_success, 15.0)
+    first = toy_server.repository / "slow" / "1" / "model.py"
+    second = toy_server.repository / "slow" / "2"
     second.mkdir()
     (second / "model.py").write_text(first.read_text())
-    load = f"{server.http_url}/v2/repository/models/slow/load"
+    load = f"{toy_server.http_url}/v2/repository/models/slow/load"
     assert httpx.post(load, trust_env=False, timeout=30.0).is_success
-    assert ask(server, "slow", "x").json()["model_version"] == "2"
-    config = httpx.get(f"{server.http_url}/v2/models/slow/config", trust_env=False).json()
+    assert ask(toy_server, "slow", "x").json()["model_version"] == "2"
+    config = httpx.get(f"{toy_server.http_url}/v2/models/slow/config", trust_env=False).json()
     assert "tritonforge_reload" not in config["parameters"]
 
 
-def test_a_killed_server_leaves_no_orphans(server: TritonServer) -> None:
-    (stub,) = scan_stubs(server.pid)[0]
-    server.kill()
-    assert server.stop() == -signal.SIGKILL
+def test_a_killed_server_leaves_no_orphans(toy_server: TritonServer) -> None:
+    (stub,) = scan_stubs(toy_server.pid)[0]
+    toy_server.kill()
+    assert toy_server.stop() == -signal.SIGKILL
     assert not psutil.pid_exists(stub.pid) or psutil.Process(stub.pid).status() == psutil.STATUS_ZOMBIE
-    assert not regions(server)
+    assert not regions(toy_server)
 
 
 def test_a_model_that_fails_to_load_is_named_with_the_reason(
-    toy_repository: Path, options: ServerOptions, add_model: Callable[..., None], tmp_path: Path
+    toy_repository: Path, toy_options: ServerOptions, add_model: Callable[..., None], tmp_path: Path
 ) -> None:
     config = (toy_repository / "slow" / "config.pbtxt").read_text()
     add_model(toy_repository, "broken", config, "import a_module_that_is_not_there\n")
     with (tmp_path / "log").open("wb") as log:
-        server = TritonServer(toy_repository, options, log_sink=log)
+        server = TritonServer(toy_repository, toy_options, log_sink=log)
         with pytest.raises(ServerError) as caught:
             server.start(timeout=60)
     assert "'broken'" in caught.value.what
@@ -246,7 +262,7 @@ def test_a_port_in_use_is_in_the_error(toy_repository: Path, tmp_path: Path) -> 
 
 
 def test_a_server_that_is_too_slow_is_not_left_running(
-    toy_repository: Path, options: ServerOptions, add_model: Callable[..., None], tmp_path: Path
+    toy_repository: Path, toy_options: ServerOptions, add_model: Callable[..., None], tmp_path: Path
 ) -> None:
     config = (toy_repository / "slow" / "config.pbtxt").read_text()
     add_model(
@@ -254,7 +270,7 @@ def test_a_server_that_is_too_slow_is_not_left_running(
     )
     before = threading.active_count()
     with (tmp_path / "log").open("wb") as log:
-        server = TritonServer(toy_repository, options, log_sink=log)
+        server = TritonServer(toy_repository, toy_options, log_sink=log)
         with pytest.raises(ServerError, match="not ready after 1 s"):
             server.start(timeout=1)
     assert server.returncode is None

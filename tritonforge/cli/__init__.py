@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from tritonforge import __version__
 from tritonforge.cli.build import build
@@ -45,6 +46,18 @@ def _root(
     """Options before the command."""
 
 
+def _print_error(error: TritonForgeError) -> None:
+    """Print the parts below each other; their text is not markup (`pip install 'tritonforge[build]'`)."""
+    lines = [
+        ("error", "bold red", error.where or ""),
+        ("", "", error.what),
+        ("mend", "green", error.mend or ""),
+    ]
+    for name, style, text in lines:
+        if name or text:
+            err_console.print(Text.assemble((f"{name:>5}  ", style), text), soft_wrap=True)
+
+
 def main() -> None:
     """Entry point: turns our own errors into a message and an exit status."""
     try:
@@ -53,8 +66,5 @@ def main() -> None:
         if "--json" in sys.argv:
             print_json(error.as_dict())
         else:
-            err_console.print(f"[bold red]error[/] {error.where or ''}", highlight=False, soft_wrap=True)
-            err_console.print(f"  {error.what}", highlight=False, markup=False, soft_wrap=True)
-            if error.mend:
-                err_console.print(f"  [green]mend:[/] {error.mend}", highlight=False, soft_wrap=True)
+            _print_error(error)
         sys.exit(error.exit_code)

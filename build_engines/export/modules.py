@@ -96,8 +96,9 @@ class PaddedModule(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Run the model as transformers would, then pool."""
-        mask = attention_mask.to(torch.int64)
-        output = self.model(input_ids=input_ids.to(torch.int64), attention_mask=mask)
+        # No plain cast of an input: OpenVINO drops a cast to int64 and gives the input the name of its result.
+        mask = (attention_mask != 0).to(torch.int64)
+        output = self.model(input_ids=input_ids, attention_mask=mask)
         if self.spec.task == "classification":
             return activate(output.logits, self.spec.activation)
         pooled = pool_padded(output[0], mask, self.spec.pooling)

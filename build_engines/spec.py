@@ -178,7 +178,7 @@ def _max_length(recipe: Recipe, files: ModelFiles, sentence_config: dict[str, An
     limits: list[int] = []
     positions = config.get("max_position_embeddings")
     if positions:
-        # RoBERTa's family and MPNet count positions from pad_token_id + 1
+        # RoBERTa's family and MPNet count positions from pad_token_id + 1, which may be 0 + 1
         counted_from_padding = config["model_type"] in {
             "roberta",
             "xlm-roberta",
@@ -188,8 +188,10 @@ def _max_length(recipe: Recipe, files: ModelFiles, sentence_config: dict[str, An
             "xmod",
             "roberta-prelayernorm",
         }
-        offset = int(config.get("pad_token_id") or 1) + 1 if counted_from_padding else 0
-        limits.append(int(positions) - offset)
+        padding = config.get("pad_token_id")
+        if padding is None or config["model_type"] == "mpnet":  # MPNet counts from 1 + 1 whatever it says
+            padding = 1
+        limits.append(int(positions) - (int(padding) + 1 if counted_from_padding else 0))
     hard_limit = limits[0] if limits else None
     if recipe.max_length != "auto":
         if hard_limit is not None and recipe.max_length > hard_limit:

@@ -150,8 +150,13 @@ class GrpcUser(TritonUser):
         return self.client.infer(self.model, inputs, client_timeout=self.timeout)
 
     def on_stop(self) -> None:
-        """Close the channel."""
+        """Close the channel, and drop it now.
+
+        tritonclient closes once more when the object is collected. At the end of the process, when
+        gevent's loop is gone, that can wait for ever.
+        """
         self.client.close()
+        del self.client
 
 
 class HttpUser(TritonUser):

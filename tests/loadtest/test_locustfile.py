@@ -17,7 +17,10 @@ LOCUSTFILE = Path(loadtest.__file__).parent / "locustfile.py"
 
 
 def locust(folder: Path, *arguments: str, **environment: str) -> tuple[int, dict[str, dict[str, str]], str]:
-    """Run locust for some seconds (less on a busy machine: importing counts); return its status, its table by protocol, and its output."""
+    """Run locust for some seconds; return its status, its table by protocol, and its output.
+
+    The run is shorter than asked on a busy machine: locust counts the time that its imports took.
+    """
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
     command += ["-u", "6", "-r", "6", "-t", "5s", "--stop-timeout", "10", "--csv", str(folder / "run")]
     done = subprocess.run(

@@ -95,7 +95,9 @@ class Cache(_Section):
 class Queue(_Section):
     """Triton's queue policy and priorities, on the engine and on the tokenizer."""
 
-    max_size: NonNegativeInt = Field(default=0, description="waiting requests at most; 0: no bound")
+    max_size: NonNegativeInt = Field(
+        default=1024, description="waiting requests at most, more get UNAVAILABLE at once; 0: no bound"
+    )
     timeout_us: NonNegativeInt = Field(default=0, description="0: wait for ever")
     timeout_action: Literal["reject", "delay"] = "reject"
     allow_timeout_override: bool = True

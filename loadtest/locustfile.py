@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from itertools import count, cycle
 from typing import Any
 
-import grpc.experimental.gevent as grpc_gevent  # type: ignore[import-untyped]
+import grpc.experimental.gevent as grpc_gevent
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http

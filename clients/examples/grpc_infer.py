@@ -3,8 +3,6 @@
 Run it with ``python -m clients.examples.grpc_infer --url localhost:8001 --model minilm``.
 """
 
-# ruff: noqa: T201 - a script that prints
-
 import argparse
 
 import numpy as np

@@ -4,8 +4,6 @@ Run it with ``python -m clients.examples.shared_memory --url localhost:8001 --mo
 in a container needs ``--ipc=host``, and since 26.04 any server needs ``--allow-client-shm=true``.
 """
 
-# ruff: noqa: T201 - a script that prints
-
 import argparse
 import uuid
 

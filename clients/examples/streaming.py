@@ -5,8 +5,6 @@ of order, so each carries its request's id. A client holds one stream at a time,
 to one thread. Run it with ``python -m clients.examples.streaming --url localhost:8001 --model minilm``.
 """
 
-# ruff: noqa: T201 - a script that prints
-
 import argparse
 import queue
 from typing import Any

@@ -96,7 +96,7 @@ class PaddedModule(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Run the model as transformers would, then pool."""
-        # No plain cast of an input: OpenVINO drops a cast to int64 and gives the input the name of its result.
+        # No bare cast of inputs: OpenVINO drops a cast to int64 and names the input after its result.
         mask = (attention_mask != 0).to(torch.int64)
         output = self.model(input_ids=input_ids, attention_mask=mask)
         if self.spec.task == "classification":

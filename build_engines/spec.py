@@ -152,16 +152,24 @@ def _labels(recipe: Recipe, files: ModelFiles) -> tuple[str, ...]:
     """Label names in the order of the logits."""
     id2label = files.config.get("id2label") or {}
     count = len(id2label) or int(files.config.get("num_labels", 2))
+    labels = tuple(str(id2label.get(str(i), f"LABEL_{i}")) for i in range(count))
     if recipe.classification.labels != "auto":
         labels = tuple(recipe.classification.labels)
-        if len(labels) != count:
-            raise RecipeError(
-                f"{len(labels)} labels for a model of {count}",
-                where="classification.labels",
-                mend="name one label for each logit, or leave it on auto",
-            )
-        return labels
-    return tuple(str(id2label.get(str(i), f"LABEL_{i}")) for i in range(count))
+    if len(labels) != count:
+        raise RecipeError(
+            f"{len(labels)} labels for a model of {count}",
+            where="classification.labels",
+            mend="name one label for each logit, or leave it on auto",
+        )
+    # labels.txt holds one a line, and Triton reads it as well.
+    odd = [label for label in labels if label.splitlines() != [label]]
+    if odd:
+        raise RecipeError(
+            f"labels {odd} are not text of one line",
+            where="classification.labels",
+            mend="name the labels in the recipe, in the order of the logits",
+        )
+    return labels
 
 
 def _activation(recipe: Recipe, config: dict[str, Any], labels: int) -> str:

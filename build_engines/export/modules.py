@@ -28,7 +28,7 @@ class PackedModule(nn.Module):
         self.encoder: Any = model.base_model
         self.head: PreTrainedModel | None = None
         if spec.task == "classification":
-            stand_in = _EncoderStandIn(getattr(self.encoder, "pooler", None))
+            stand_in = _EncoderStandIn(self.encoder)
             setattr(model, model.base_model_prefix, stand_in)
             self.head = model
             self.stand_in = stand_in
@@ -124,13 +124,19 @@ class _EncoderStandIn(nn.Module):
 
     value: Tensor
 
-    def __init__(self, pooler: nn.Module | None) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self.pooler = pooler
+        self.pooler: nn.Module | None = getattr(encoder, "pooler", None)
+        # ALBERT's pooler is a bare linear layer on the first token, with its activation beside it.
+        self.pooler_activation: nn.Module | None = getattr(encoder, "pooler_activation", None)
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Give the pooled vectors the form of an encoder's output."""
-        pooled = self.pooler(self.value) if self.pooler is not None else None
+        pooled = None
+        if self.pooler is not None and self.pooler_activation is not None:
+            pooled = self.pooler_activation(self.pooler(self.value[:, 0]))
+        elif self.pooler is not None:
+            pooled = self.pooler(self.value)
         return BaseModelOutputWithPooling(last_hidden_state=self.value, pooler_output=pooled)
 
 

@@ -144,7 +144,8 @@ def _save_tiny(folder: Path, architecture: str, task: str, overrides: dict[str, 
     if task == "classification":
         settings["id2label"] = dict(enumerate(LABELS))
         settings["label2id"] = {label: number for number, label in enumerate(LABELS)}
-    config = getattr(transformers, config_class)(**{**settings, **overrides})
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in overrides.items()}
+    config = getattr(transformers, config_class)(**{**settings, **lists})
     auto = (
         transformers.AutoModelForSequenceClassification
         if task == "classification"

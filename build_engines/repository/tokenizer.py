@@ -12,6 +12,8 @@ from build_engines.model_files import ModelFiles
 from build_engines.spec import ModelSpec
 from tritonforge.errors import ModelFilesError
 
+_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+
 
 def write_tokenizer(files: ModelFiles, spec: ModelSpec, path: Path) -> None:
     """Write the tokenizer as transformers would use it, without padding or truncation of its own.
@@ -21,14 +23,20 @@ def write_tokenizer(files: ModelFiles, spec: ModelSpec, path: Path) -> None:
     """
     from transformers import AutoTokenizer
 
+    # Without any of them transformers gives an empty tokenizer, to which every text is unknown.
+    if not any(path for pattern in _VOCABULARY_FILES for path in files.folder.glob(pattern)):
+        raise ModelFilesError(
+            "there is no tokenizer", where=str(files.folder), mend="put tokenizer.json beside the weights"
+        )
     try:
         loaded: Any = AutoTokenizer.from_pretrained(
             files.folder, use_fast=True, local_files_only=True, trust_remote_code=False
         )
         data = json.loads(loaded.backend_tokenizer.to_str())
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:  # a damaged file makes transformers and tokenizers raise any class
+        reason = str(error).strip() or type(error).__name__
         raise ModelFilesError(
-            f"no fast tokenizer can be loaded: {str(error).splitlines()[0]}",
+            f"no fast tokenizer can be loaded: {reason.splitlines()[0]}",
             where=str(files.folder),
             mend="put the model's tokenizer.json beside its weights",
         ) from error

@@ -162,9 +162,14 @@ def _save_tiny(folder: Path, architecture: str, task: str, overrides: dict[str, 
 
 
 @pytest.fixture(scope="session")
-def build_recipe(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Builds with one artefact store for the whole session: the same model is exported once."""
-    build_root = tmp_path_factory.mktemp("build")
+def build_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where artefacts and reports of tiny models go."""
+    return tmp_path_factory.mktemp("build")
+
+
+@pytest.fixture(scope="session")
+def build_recipe(build_root: Path) -> Build:
+    """Builds with one artefact store a name for the whole session: the same model is exported once."""
 
     def run(*, into: Path, until: str | None = None, **keys: Any) -> Built:
         recipe = Recipe.model_validate(keys)

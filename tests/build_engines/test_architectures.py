@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,13 +66,17 @@ def test_what_cannot_be_packed_is_padded_with_a_note(tiny_build: TinyBuild, task
 
 @pytest.mark.parametrize("task", ["embedding", "classification"])
 def test_a_model_that_mixes_padding_into_its_result_is_not_served(
-    tiny_build: TinyBuild, tiny_repository: Path, task: str
+    tiny_build: TinyBuild, tiny_repository: Path, build_root: Path, task: str
 ) -> None:
     """FNet's Fourier transform runs over the padding as well."""
     with pytest.raises(ParityError, match="depends on its neighbours") as caught:
         tiny_build("fnet", task)
     assert caught.value.exit_code == 1
     assert list(tiny_repository.glob(f"fnet-{task}*")) == []
+    report = json.loads((build_root / f"fnet-{task}" / "report.json").read_text())
+    assert report["status"] == "failed"
+    assert report["failure"] == caught.value.as_dict()
+    assert [step["step"] for step in report["steps"]] == ["resolve", "export", "compile"]
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])

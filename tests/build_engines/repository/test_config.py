@@ -1,0 +1,158 @@
+"""config.pbtxt, read back as Triton reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from build_engines.repository.config import engine_config, ensemble_config, to_pbtxt, tokenizer_config
+from build_engines.spec import ModelSpec
+from python_backends.settings import EncoderSettings, TokenizerSettings
+from tritonforge.recipe import Recipe
+
+EMBEDDING = ModelSpec("embedding", "mean", True, "softmax", "cls", (), 384, 48, 30522, 0)
+CLASSIFIER = ModelSpec("classification", "mean", False, "softmax", "cls", ("ham", "spam"), 2, 48, 100, 3)
+
+
+def read(config: Any) -> Any:
+    return text_format.Parse(to_pbtxt(config), pb.ModelConfig())
+
+
+def configs(spec: ModelSpec = EMBEDDING, **keys: Any) -> tuple[Any, Any, Any]:
+    """Tokenizer, engine and ensemble."""
+    recipe = Recipe.model_validate({"name": "toy", "model": "package:toy", **keys})
+    return (
+        read(tokenizer_config(recipe, spec)),
+        read(engine_config(recipe, spec, "openvino", "packed", "model.xml")),
+        read(ensemble_config(recipe, spec)),
+    )
+
+
+def backend_view(config: Any) -> dict[str, Any]:
+    """As Triton hands it to a Python backend."""
+    parameters = {key: {"string_value": value.string_value} for key, value in config.parameters.items()}
+    groups = [{"count": group.count} for group in config.instance_group]
+    return {"name": config.name, "parameters": parameters, "instance_group": groups}
+
+
+def tensors(values: Any) -> list[tuple[str, int, list[int]]]:
+    return [(value.name, value.data_type, list(value.dims)) for value in values]
+
+
+def test_the_three_models_fit_together() -> None:
+    tokenizer, engine, ensemble = configs()
+    assert [each.name for each in (tokenizer, engine, ensemble)] == ["toy_tokenizer", "toy_engine", "toy"]
+    assert tensors(ensemble.input) == tensors(tokenizer.input) == [("text", pb.TYPE_STRING, [1])]
+    assert tensors(tokenizer.output) == tensors(engine.input) == [("input_ids", pb.TYPE_INT32, [-1])]
+    assert tensors(engine.output) == tensors(ensemble.output) == [("embedding", pb.TYPE_FP32, [384])]
+    tokenize, encode = ensemble.ensemble_scheduling.step
+    assert (tokenize.model_name, encode.model_name) == ("toy_tokenizer", "toy_engine")
+    assert tokenize.model_version == encode.model_version == -1
+    assert tokenize.output_map["input_ids"] == encode.input_map["input_ids"]
+    assert dict(encode.output_map) == {"embedding": "embedding"}
+    assert (tokenizer.backend, engine.backend, ensemble.platform) == ("python", "python", "ensemble")
+
+
+def test_a_classifier_has_labels() -> None:
+    _, engine, ensemble = configs(CLASSIFIER)
+    expected = [
+        ("label", pb.TYPE_STRING, [1]),
+        ("score", pb.TYPE_FP32, [1]),
+        ("scores", pb.TYPE_FP32, [2]),
+    ]
+    for config in (engine, ensemble):
+        assert tensors(config.output) == expected
+        assert [output.label_filename for output in config.output] == ["", "", "labels.txt"]
+    assert dict(ensemble.ensemble_scheduling.step[1].output_map) == {
+        name: name for name in ("label", "score", "scores")
+    }
+
+
+def test_requests_of_different_lengths_are_batched() -> None:
+    _, engine, _ = configs()
+    assert engine.input[0].allow_ragged_batch
+    assert engine.HasField("dynamic_batching")
+
+
+def test_the_backends_read_their_settings() -> None:
+    tokenizer, engine, _ = configs(
+        CLASSIFIER,
+        threads={"tokenizer": 2, "engine": 3},
+        instances={"engine": 4},
+        batching={"token_budget": 999},
+        limits={"max_text_bytes": 12345},
+        precision="int8",
+    )
+    assert TokenizerSettings.parse(backend_view(tokenizer)) == TokenizerSettings(48, 12345, 2)
+    assert EncoderSettings.parse(backend_view(engine)) == EncoderSettings(
+        "openvino", "int8", "model.xml", "packed", "classification", 3, 999, 3, 4, 100, 48
+    )
+
+
+def test_batching_and_instances() -> None:
+    tokenizer, engine, ensemble = configs(
+        batching={"max_batch_size": 16, "max_queue_delay_us": 500, "preferred_batch_sizes": [4, 16]},
+        instances={"tokenizer": 2, "engine": 3},
+    )
+    assert {each.max_batch_size for each in (tokenizer, engine, ensemble)} == {16}
+    assert engine.dynamic_batching.max_queue_delay_microseconds == 500
+    assert list(engine.dynamic_batching.preferred_batch_size) == [4, 16]
+    # Waiting twice would double the latency.
+    assert tokenizer.dynamic_batching.max_queue_delay_microseconds == 0
+    assert [(group.kind, group.count) for group in tokenizer.instance_group] == [
+        (pb.ModelInstanceGroup.KIND_CPU, 2)
+    ]
+    assert [(group.kind, group.count) for group in engine.instance_group] == [
+        (pb.ModelInstanceGroup.KIND_CPU, 3)
+    ]
+
+
+def test_the_queue_may_be_without_bounds() -> None:
+    _, engine, _ = configs(queue={"max_size": 0, "timeout_us": 0})
+    assert not engine.dynamic_batching.HasField("default_queue_policy")
+    assert engine.dynamic_batching.priority_levels == 0
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"), [("reject", pb.ModelQueuePolicy.REJECT), ("delay", pb.ModelQueuePolicy.DELAY)]
+)
+def test_queue_policy(action: str, expected: int) -> None:
+    queue = {"max_size": 100, "timeout_us": 2000, "timeout_action": action, "allow_timeout_override": False}
+    for config in configs(queue=queue)[:2]:
+        policy = config.dynamic_batching.default_queue_policy
+        assert (policy.max_queue_size, policy.default_timeout_microseconds) == (100, 2000)
+        assert policy.timeout_action == expected
+        assert policy.allow_timeout_override is False
+
+
+def test_priorities() -> None:
+    for config in configs(queue={"priority_levels": 3, "default_priority": 2})[:2]:
+        assert config.dynamic_batching.priority_levels == 3
+        assert config.dynamic_batching.default_priority_level == 2
+
+
+def test_the_cache_is_on_the_ensemble_alone() -> None:
+    assert [config.response_cache.enable for config in configs()] == [False] * 3
+    assert [config.response_cache.enable for config in configs(cache={"enabled": True})] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_warm_up_within_the_limits() -> None:
+    tokenizer, engine, _ = configs(warmup={"lengths": [8, 32, 500]}, batching={"max_batch_size": 4})
+    runs = [(each.batch_size, list(each.inputs["input_ids"].dims)) for each in engine.model_warmup]
+    assert runs == [(1, [8]), (4, [8]), (1, [32]), (4, [32]), (1, [48]), (4, [48])]
+    assert len({each.name for each in engine.model_warmup}) == len(runs)
+    assert len(tokenizer.model_warmup) == 1
+    off = configs(warmup={"enabled": False})
+    assert [len(config.model_warmup) for config in off] == [0, 0, 0]
+
+
+def test_only_the_newest_version_is_loaded() -> None:
+    for config in configs()[:2]:
+        assert config.version_policy.latest.num_versions == 1

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from build_engines.repository import publish as module
+from build_engines.repository.names import ModelNames
+from build_engines.repository.publish import publish, published_key, published_version, staging_folder
+
+MODELS = ModelNames("toy").all
+
+
+def stage(staging: Path, version: int, key: str) -> None:
+    for model in MODELS:
+        folder = staging / model / str(version)
+        folder.mkdir(parents=True)
+        (folder / "model.py").write_text(f"version {version} of {model}")
+        (staging / model / "config.pbtxt").write_text(key)
+        (staging / model / "tritonforge.json").write_text(json.dumps({"key": key, "version": version}))
+
+
+def put(repository: Path, version: int, key: str) -> None:
+    with staging_folder(repository, "toy") as staging:
+        stage(staging, version, key)
+        publish(staging, repository, "toy")
+
+
+def tree(repository: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(repository)): path.read_text()
+        for path in sorted(repository.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_nothing_is_published_yet(tmp_path: Path) -> None:
+    assert published_key(tmp_path / "absent", "toy") is None
+    assert published_version(tmp_path / "absent", "toy") == 0
+
+
+def test_the_first_version(tmp_path: Path) -> None:
+    put(tmp_path / "deep" / "repository", 1, "a")
+    repository = tmp_path / "deep" / "repository"
+    assert sorted(path.name for path in repository.iterdir()) == sorted(MODELS)
+    assert published_key(repository, "toy") == "a"
+    assert published_version(repository, "toy") == 1
+
+
+def test_the_newest_old_version_is_kept_once(tmp_path: Path) -> None:
+    for version, key in [(1, "a"), (2, "b"), (3, "c")]:
+        put(tmp_path, version, key)
+    assert published_version(tmp_path, "toy") == 3
+    for model in MODELS:
+        assert sorted(path.name for path in (tmp_path / model).iterdir() if path.is_dir()) == ["2", "3"]
+        assert (tmp_path / model / "config.pbtxt").read_text() == "c"
+        assert (tmp_path / model / "2" / "model.py").read_text() == f"version 2 of {model}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(MODELS)
+
+
+def test_other_recipes_are_left_alone(tmp_path: Path) -> None:
+    put(tmp_path, 1, "a")
+    for name in ("toy2", "toy_engine2", "README.md"):
+        (tmp_path / name).mkdir()
+    put(tmp_path, 2, "b")
+    assert {"toy2", "toy_engine2", "README.md"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_folder_is_exchanged_in_one_step(tmp_path: Path) -> None:
+    """A reader that looks all the time never finds the folder absent."""
+    put(tmp_path, 1, "a")
+    stop = threading.Event()
+
+    def look() -> tuple[int, int]:
+        looks = absent = 0
+        while not stop.is_set():
+            absent += not (tmp_path / "toy").is_dir()
+            looks += 1
+        return looks, absent
+
+    with ThreadPoolExecutor() as pool:
+        looking = pool.submit(look)
+        for version in range(2, 60):
+            put(tmp_path, version, f"key {version}")
+        stop.set()
+    looks, absent = looking.result()
+    assert looks > 100
+    assert absent == 0
+
+
+def test_a_file_system_without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoExchange:
+        def renameat2(self, *_: object) -> int:  # noqa: N802, RUF100
+            module.ctypes.set_errno(module.errno.EINVAL)
+            return -1
+
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda *_, **__: NoExchange())
+    put(tmp_path, 1, "a")
+    put(tmp_path, 2, "b")
+    assert published_key(tmp_path, "toy") == "b"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(MODELS)
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir() if path.is_dir()) == ["1", "2"]
+
+
+def test_an_exception_leaves_the_old_version_and_no_staging(tmp_path: Path) -> None:
+    put(tmp_path, 1, "a")
+    before = tree(tmp_path)
+
+    def die() -> None:
+        with staging_folder(tmp_path, "toy") as staging:
+            stage(staging, 2, "b")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        die()
+    assert tree(tmp_path) == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_mixed_repository_counts_as_not_published(tmp_path: Path) -> None:
+    """As a crash between two exchanges leaves it: the next build publishes again, one version on."""
+    put(tmp_path, 1, "a")
+    with staging_folder(tmp_path, "toy") as staging:
+        stage(staging, 2, "b")
+        module._exchange(staging / MODELS[0], tmp_path / MODELS[0])
+    assert published_key(tmp_path, "toy") is None
+    assert published_version(tmp_path, "toy") == 2
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "3", '{"key": 3}'])
+def test_a_damaged_manifest_counts_as_not_published(tmp_path: Path, damage: str) -> None:
+    put(tmp_path, 1, "a")
+    for model in MODELS:
+        (tmp_path / model / "tritonforge.json").write_text(damage)
+    assert published_key(tmp_path, "toy") is None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 1 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a tmpfs")
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_version(small_disk: Path) -> None:
+    put(small_disk, 1, "a")
+    before = tree(small_disk)
+    with (
+        pytest.raises(OSError, match="No space left"),
+        staging_folder(small_disk, "toy") as staging,
+    ):
+        stage(staging, 2, "b")
+        (staging / MODELS[0] / "2" / "model.onnx").write_bytes(bytes(2 << 20))
+    assert tree(small_disk) == before
+    assert not list(small_disk.glob(".*"))
+    assert shutil.disk_usage(small_disk).free > 900_000

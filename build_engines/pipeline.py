@@ -12,7 +12,7 @@ from build_engines.context import BuildContext, Step, StepReport
 from build_engines.report import BuildReport, write_report
 from build_engines.steps import STEP_NAMES, STEPS
 from build_engines.versions import EXPORT_PACKAGES, machine, package_versions
-from tritonforge.errors import TritonForgeError, UsageError
+from tritonforge.errors import BuildError, TritonForgeError, UsageError
 from tritonforge.recipe import Recipe
 
 REPORTED_PACKAGES = (*EXPORT_PACKAGES, "tritonforge", "onnxruntime", "openvino", "nncf", "numpy")
@@ -41,6 +41,9 @@ def build(context: BuildContext, until: str | None = None) -> BuildReport:
             reports.append(_run(step, context))
     except TritonForgeError as error:
         failure = error
+        raise
+    except BaseException as error:  # a bug or Ctrl-C: the report must not say that all went well
+        failure = BuildError(f"ended by {type(error).__name__}: {error}")
         raise
     finally:
         report = BuildReport(

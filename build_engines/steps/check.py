@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 
 import build_engines
 import python_backends
-from build_engines.cache import content_key
 from build_engines.check.parity import Parity, check_parity
 from build_engines.context import BuildContext, Candidate, StepOutcome
 from build_engines.engines import ENGINES
@@ -27,17 +27,12 @@ class CheckStep:
         figures: dict[str, Any] = {}
         all_reused = True
         for name, candidate in context.candidates.items():
-            kind = f"{self.name}-{name}-{candidate.compiled.precision}"
-            key = context.keys[kind] = content_key(
-                compiled=context.keys[f"compile-{name}-{candidate.compiled.precision}"],
+            folder, reused = context.artifact(
+                self.name,
+                partial(self._make, context, candidate),
+                part=candidate.part,
+                compiled=context.keys[f"compile-{candidate.part}"],
                 code=source_hash(build_engines.__file__, "check") + source_hash(python_backends.__file__),
-            )
-            context.progress(f"check: {name}")
-            folder, reused = context.store.get_or_make(
-                kind,
-                key,
-                lambda into, c=candidate: self._make(context, c, into),  # type: ignore[misc]
-                again=context.rerun == self.name,
             )
             all_reused &= reused
             candidate.parity = Parity(**json.loads((folder / "parity.json").read_text(encoding="utf-8")))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import build_engines
-from build_engines.cache import content_key
 from build_engines.context import BuildContext, Candidate, StepOutcome
 from build_engines.engines import ENGINES, CompiledEngine, Engine
 from build_engines.versions import source_hash
@@ -26,19 +26,14 @@ class CompileStep:
         all_reused = True
         for name in wanted:
             engine = ENGINES[name]
-            kind = f"{self.name}-{name}-{recipe.precision}"
-            key = context.keys[kind] = content_key(
+            folder, reused = context.artifact(
+                self.name,
+                partial(self._make, context, engine),
+                part=f"{name}-{recipe.precision}",
                 export=context.keys["export"],
                 precision=recipe.precision,
                 engine=engine.describe(),
                 code=source_hash(build_engines.__file__, "engines", "compress"),
-            )
-            context.progress(f"compile: {name} {recipe.precision}")
-            folder, reused = context.store.get_or_make(
-                kind,
-                key,
-                lambda into, engine=engine: self._make(context, engine, into),  # type: ignore[misc]
-                again=context.rerun == self.name,
             )
             all_reused &= reused
             facts = json.loads((folder / "compile.json").read_text(encoding="utf-8"))

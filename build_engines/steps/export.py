@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import build_engines
-from build_engines.cache import content_key
 from build_engines.context import BuildContext, StepOutcome
 from build_engines.versions import EXPORT_PACKAGES, package_versions, source_hash
 
@@ -19,15 +18,14 @@ class ExportStep:
 
     def run(self, context: BuildContext) -> StepOutcome:
         """Export, or reuse the export of the same weights by the same code."""
-        key = context.keys[self.name] = content_key(
+        folder, reused = context.artifact(
+            self.name,
+            lambda into: self._make(context, into),
             files=context.model.hashes,
             spec={k: v for k, v in asdict(context.settled).items() if k not in {"notes", "labels"}},
             layout=context.recipe.layout,
             versions=package_versions(EXPORT_PACKAGES),
             code=source_hash(build_engines.__file__, "export", "check"),
-        )
-        folder, reused = context.store.get_or_make(
-            self.name, key, lambda into: self._make(context, into), again=context.rerun == self.name
         )
         facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         context.layout = facts["layout"]

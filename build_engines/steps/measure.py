@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from build_engines.cache import content_key
 from build_engines.check.speed import Speed, measure_speeds
 from build_engines.context import BuildContext, Candidate, StepOutcome
 from build_engines.engines import ENGINES
@@ -20,16 +19,14 @@ class MeasureStep:
     def run(self, context: BuildContext) -> StepOutcome:
         """Measure, or reuse what was measured on this processor."""
         recipe = context.recipe
-        key = context.keys[self.name] = content_key(
-            checked=[context.keys[f"check-{name}-{recipe.precision}"] for name in context.candidates],
+        folder, reused = context.artifact(
+            self.name,
+            lambda into: self._make(context, into),
+            checked=[context.keys[f"check-{candidate.part}"] for candidate in context.candidates.values()],
             mix=[share.model_dump() for share in recipe.length_mix],
             token_budget=recipe.batching.token_budget,
             threads=recipe.threads.engine,
             cpu=cpu_name(),
-        )
-        context.progress(f"measure: {', '.join(context.candidates)}")
-        folder, reused = context.store.get_or_make(
-            self.name, key, lambda into: self._make(context, into), again=context.rerun == self.name
         )
         figures = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
         for name, candidate in context.candidates.items():

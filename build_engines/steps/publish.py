@@ -21,7 +21,7 @@ class PublishStep:
         """Stage, then exchange."""
         recipe, compiled = context.recipe, context.winner.compiled
         key = context.keys[self.name] = content_key(
-            compiled=context.keys[f"compile-{compiled.engine}-{compiled.precision}"],
+            compiled=context.keys[f"compile-{context.winner.part}"],
             engine=compiled.engine,
             recipe=recipe.model_dump(),
             labels=context.settled.labels,

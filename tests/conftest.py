@@ -245,15 +245,24 @@ def transformers_answer() -> Reference:
 
 
 @pytest.fixture(scope="session")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The first recipe, published into a repository of its own.
+def minilm_build_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reports of its own over the artefacts of the checkout, or of ``TRITONFORGE_TEST_BUILD``.
 
-    Its artefacts are those of the checkout, or of ``TRITONFORGE_TEST_BUILD``: half a minute of export is
-    paid once, not in each session.
+    Half a minute of export is paid once, not in each session.
     """
-    build_root = Path(os.environ.get("TRITONFORGE_TEST_BUILD", CHECKOUT / "build"))
+    artifacts = Path(os.environ.get("TRITONFORGE_TEST_BUILD", CHECKOUT / "build")) / "minilm" / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    root = tmp_path_factory.mktemp("minilm-build")
+    (root / "minilm").mkdir()
+    (root / "minilm" / "artifacts").symlink_to(artifacts)
+    return root
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory, minilm_build_root: Path) -> Built:
+    """The first recipe, published into a repository of its own."""
     path = CHECKOUT / "recipes" / "minilm.yaml"
-    context = make_context(load_recipe(path), path, tmp_path_factory.mktemp("minilm"), build_root)
+    context = make_context(load_recipe(path), path, tmp_path_factory.mktemp("minilm"), minilm_build_root)
     return Built(context, build(context))
 
 

@@ -171,7 +171,8 @@ The test part, counted:
 | --- | ---: |
 {by_folder}
 
-Hyper-parameters were chosen on the validation part; the test part was scored once, at the end.
+The number of epochs was chosen on the validation part, no other setting was tuned; the test part had no
+say in any of them.
 Repeat it with `{command}` ({seconds:.0f} s on {machine}); the last digits depend on the processor.
 
 ## Data

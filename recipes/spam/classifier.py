@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 @dataclass(frozen=True)
 class Settings:
-    """How the model is trained; chosen on the validation part.
+    """How the model is trained. The number of epochs was chosen on the validation part.
 
     Attributes:
         layers: Encoder layers kept of the base model, from below.

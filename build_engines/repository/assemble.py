@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import python_backends
@@ -12,6 +13,7 @@ from build_engines.engines import CompiledEngine
 from build_engines.model_files import ModelFiles
 from build_engines.repository.config import (
     LABELS_FILE,
+    WARMUP_TEXT_FILE,
     engine_config,
     ensemble_config,
     to_pbtxt,
@@ -65,6 +67,8 @@ def assemble(
     tokenizer = staging / names.tokenizer / str(version)
     write_tokenizer(files, spec, tokenizer / "tokenizer.json")
     _write_backend(tokenizer, "tokenizer")
+    if recipe.warmup.enabled:
+        _write_warmup(staging / names.tokenizer / "warmup" / WARMUP_TEXT_FILE, "A door opens by itself.")
 
     engine = staging / names.engine / str(version)
     for path in compiled.folder.iterdir():
@@ -83,6 +87,13 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def _write_warmup(path: Path, text: str) -> None:
+    """Write one STRING element as Triton reads it: the length in bytes, uint32, then the bytes."""
+    path.parent.mkdir()
+    data = text.encode()
+    path.write_bytes(struct.pack("<I", len(data)) + data)
 
 
 def _write_backend(version_folder: Path, backend: str) -> None:

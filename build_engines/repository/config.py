@@ -17,6 +17,7 @@ from tritonforge.recipe import EngineName, Layout, Recipe
 
 ModelConfig = Any  # pb.ModelConfig; tritonclient publishes no types
 LABELS_FILE = "labels.txt"
+WARMUP_TEXT_FILE = "text"  # in the model's folder "warmup"
 TEXT, TOKENS = "text", "input_ids"
 
 
@@ -55,8 +56,11 @@ def tokenizer_config(recipe: Recipe, spec: ModelSpec) -> ModelConfig:
         threads=recipe.threads.tokenizer,
     )
     if recipe.warmup.enabled:
-        sample = config.model_warmup.add(name="empty_text", batch_size=1)
-        sample.inputs[TEXT].CopyFrom(pb.ModelWarmup.Input(data_type=pb.TYPE_STRING, dims=[1], zero_data=True))
+        sample = config.model_warmup.add(name="text", batch_size=1)
+        # From a file: zero_data is the empty text, and without special tokens that is no token, an error.
+        sample.inputs[TEXT].CopyFrom(
+            pb.ModelWarmup.Input(data_type=pb.TYPE_STRING, dims=[1], input_data_file=WARMUP_TEXT_FILE)
+        )
     return config
 
 

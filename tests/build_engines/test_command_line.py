@@ -50,8 +50,9 @@ def test_tables_for_people(arguments: list[str]) -> None:
         "resolve",
         "export",
         "reused",
-        "onnxruntime fp32",
-        "openvino fp32",
+        "engine, fp32",
+        "onnxruntime",
+        "openvino",
         "version 1",
         "report.md",
     ):

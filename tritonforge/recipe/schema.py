@@ -93,10 +93,15 @@ class Cache(_Section):
 
 
 class Queue(_Section):
-    """Triton's queue policy and priorities, on the engine and on the tokenizer."""
+    """Triton's queue policy and priorities, on the engine and on the tokenizer.
+
+    Off by default, for a reason: with any bound, timeout or priority Triton stops handing batches over
+    ahead of time, and a batch that waits while the engine computes may then wait up to 0.5 s more if no
+    further request comes (core's ``dynamic_batch_scheduler.cc``, ``WaitForPayloadSlotAvailable``).
+    """
 
     max_size: NonNegativeInt = Field(
-        default=1024, description="waiting requests at most, more get UNAVAILABLE at once; 0: no bound"
+        default=0, description="waiting requests at most, more get UNAVAILABLE at once; 0: no bound"
     )
     timeout_us: NonNegativeInt = Field(default=0, description="0: wait for ever")
     timeout_action: Literal["reject", "delay"] = "reject"

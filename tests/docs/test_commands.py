@@ -31,9 +31,24 @@ DRY = {"make test": "make --dry-run test"}
 
 
 def blocks(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """Info string and command lines of each bash block."""
+    """Info string and commands of each bash block."""
     for info, body in BLOCK.findall(page.read_text(encoding="utf-8")):
-        yield info.strip(), [line for line in body.splitlines() if line.strip() and not line.startswith("#")]
+        yield info.strip(), list(commands(body))
+
+
+def commands(body: str) -> Iterator[str]:
+    """Split a block into commands: a line, or as many as it takes until quotes and brackets are closed."""
+    pending: list[str] = []
+    for line in body.splitlines():
+        if not pending and (not line.strip() or line.startswith("#")):
+            continue
+        pending.append(line)
+        command = "\n".join(pending)
+        whole = subprocess.run(["bash", "-n", "-c", command], capture_output=True).returncode == 0
+        if whole and not line.endswith("\\"):
+            yield command
+            pending = []
+    assert not pending, f"a command without an end: {pending}"
 
 
 def page_name(page: Path) -> str:
@@ -71,7 +86,7 @@ def test_commands_work(page: Path, tmp_path: Path) -> None:
     server: subprocess.Popen[bytes] | None = None
     log = tmp_path / "serve.log"
     try:
-        for line in [line for info, lines in blocks(page) if not info for line in lines]:
+        for line in [line for info, found in blocks(page) if not info for line in found]:
             if line.startswith(SERVES):
                 assert server is None, f"{page_name(page)} starts two servers"
                 server = _serve(line, environment, log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from tritonforge.recipe import Layout
 
 OPSET = 20  # Gelu is one operator from here on; ONNX Runtime, OpenVINO and TensorRT read it
 TOLERANCE = 1e-4  # largest difference of any token vector to the eager forward pass
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # torch colours its messages
 
 # Beyond this length the packed check would only repeat itself, at a quadratic price.
 _LONGEST_CHECKED = 512
@@ -98,7 +101,10 @@ def _try_packed(files: ModelFiles, spec: ModelSpec, path: Path) -> str | None:
     example = flatten([ids[None] for ids in random_sequences(spec, [3, 5, 2])])
     inputs = pack(example, np.arange(example.count))
     axes = [{0: torch.export.Dim.DYNAMIC}] * 3
-    _export(module, inputs, axes, spec.output_name, path)
+    try:
+        _export(module, inputs, axes, spec.output_name, path)
+    except ExportError as error:
+        return f"its packed form cannot be exported ({error.what})"
     return None
 
 
@@ -147,7 +153,8 @@ def _export(
             _name_output(program.model, output_name)
             program.save(path)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, OSError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        text = _COLOUR.sub("", str(error)).strip()
+        first = text.splitlines()[0] if text else type(error).__name__
         raise ExportError(f"torch.onnx.export failed: {first}", where=type(module).__name__) from error
 
 

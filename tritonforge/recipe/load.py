@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -112,6 +112,7 @@ def _allowed_keys(path: list[str]) -> list[str]:
     section: type[BaseModel] = Recipe
     for part in path:
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
+        for candidate in (annotation, *get_args(annotation)):  # a section, or a list of them
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                section = candidate
     return list(section.model_fields)

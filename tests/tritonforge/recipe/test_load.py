@@ -163,7 +163,6 @@ def test_all_mistakes_come_at_once(recipe: Path) -> None:
         assert key in what
 
 
-@pytest.mark.xfail(strict=True, reason="names the keys of the whole recipe")
 def test_allowed_keys_are_those_of_the_list_s_entries(recipe: Path) -> None:
     recipe.write_text(MINIMAL + "length_mix: [{tokens: 8, share: 0.5}]\n")
     assert "length_mix.0.share: unknown key; allowed here: tokens, weight" in refused(recipe).what

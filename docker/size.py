@@ -22,13 +22,12 @@ def main() -> int:
     parser.add_argument("--limit", type=float, help="largest allowed image in MB")
     arguments = parser.parse_args()
     sizes = sorted(measure().items(), key=lambda item: -item[1])
-    for name, size in sizes:
-        sys.stdout.write(f"{size / 1e6:8.1f} MB  {name}\n")
-    installed = sum(size for _, size in sizes) / 1e6
+    for name, count in sizes:
+        sys.stdout.write(f"{count / 1e6:8.1f} MB  {name}\n")
+    installed = sum(count for _, count in sizes) / 1e6
     total = installed + arguments.base
-    sys.stdout.write(
-        f"{installed:8.1f} MB  installed\n{arguments.base:8.1f} MB  base image, assumed\n{total:8.1f} MB  image\n"
-    )
+    for size, what in ((installed, "installed"), (arguments.base, "base image, assumed"), (total, "image")):
+        sys.stdout.write(f"{size:8.1f} MB  {what}\n")
     if arguments.limit is not None and total > arguments.limit:
         sys.stderr.write(f"error: {total:.0f} MB, and {arguments.limit:.0f} MB are allowed\n")
         return 1

@@ -36,6 +36,7 @@ UNUSED_FILES = {
     "openvino/libs/libopenvino_paddle_frontend.so*": "models come as OpenVINO IR",
     "openvino/libs/libopenvino_jax_frontend.so*": "models come as OpenVINO IR",
     "openvino/libs/libopenvino_gguf_frontend.so*": "models come as OpenVINO IR",
+    "openvino/frontend/[jpt]*/py_*.so": "Python's side of these frontends",
     "openvino/include": "C++ headers",
     "onnxruntime/capi/libonnxruntime.so*": "for C programs; the Python module carries its own copy",
     "pytriton/tritonserver/python_backend_stubs/!{minor}": "stubs of other Pythons",

@@ -38,7 +38,9 @@ bench: $(VENV)/.testing ## The ensemble from outside against the engine alone
 	$(BIN)/python -m loadtest.bench_ensemble
 
 lock: ## Resolve all extras anew and write requirements.lock
-	$(PYTHON) tools/lock.py
+	rm -rf build/lock-venv && $(PYTHON) -m venv build/lock-venv
+	build/lock-venv/bin/python -m pip install $(PIP_ARGS) -e '.[build,serve,demo,gateway,loadtest,dev]'
+	build/lock-venv/bin/python tools/lock.py
 
 clean: ## Remove what was built; keeps .venv
 	rm -rf build model_repository/*/

@@ -15,3 +15,4 @@ err_console = Console(stderr=True)
 def print_json(value: Any) -> None:
     """Print one JSON document to standard output, uncoloured and unwrapped."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    sys.stdout.flush()  # a reader at the other end of a pipe waits for it while we serve

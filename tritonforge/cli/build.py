@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from tritonforge.cli.extras import require
 from tritonforge.console import console, err_console, print_json
-from tritonforge.errors import UsageError
 from tritonforge.recipe import EngineName, Precision, dump_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -51,7 +50,16 @@ def build(
     if print_recipe:
         typer.echo(dump_recipe(loaded), nl=False)
         return
-    _require_build_extra()
+    require(
+        "building",
+        "build",
+        "torch",
+        "transformers",
+        "onnx",
+        "openvino",
+        "onnxruntime",
+        "tritonclient",
+    )
     from build_engines.pipeline import build as run_build
     from build_engines.pipeline import check_step_name, make_context
 
@@ -65,20 +73,6 @@ def build(
         context.progress = status.update
         report = run_build(context, until)
     _print_report(report, context.build_dir)
-
-
-def _require_build_extra() -> None:
-    """Refuse early, and say what to install, where the build's libraries are missing."""
-    missing = [
-        module
-        for module in ("torch", "transformers", "onnx", "openvino", "onnxruntime", "tritonclient")
-        if importlib.util.find_spec(module) is None
-    ]
-    if missing:
-        raise UsageError(
-            f"building needs {', '.join(missing)}",
-            mend="pip install -c requirements.lock 'tritonforge[build]'",
-        )
 
 
 def _print_report(report: BuildReport, build_dir: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from tritonforge.cli.build import build
+from tritonforge.cli.extras import require
 from tritonforge.console import console
 from tritonforge.errors import ServerError
 from tritonforge.recipe import load_recipe
@@ -45,6 +46,7 @@ def demo(
     build_dir: Annotated[Path, typer.Option(help="Artefacts and reports.")] = Path("build"),
 ) -> None:
     """Build RECIPE, serve it on free ports, ask it over HTTP and gRPC, show what Triton did, and stop."""
+    require("the demo", "build", "tritonclient")
     from clients import Client
 
     name = load_recipe(recipe).name

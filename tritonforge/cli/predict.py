@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from tritonforge.cli.extras import require
 from tritonforge.console import console, print_json
 from tritonforge.errors import RepositoryError, ServerError, UsageError
 
@@ -31,6 +32,7 @@ def predict(
     json_: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
     """Send TEXTS to MODEL on a running server and print what it answers."""
+    require("predict", "loadtest", "tritonclient")
     from clients import Client, ClientError, ModelNotFoundError, UnavailableError
 
     lines = [line for text in texts for line in (sys.stdin.read().splitlines() if text == "-" else [text])]

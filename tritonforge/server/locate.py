@@ -93,8 +93,6 @@ class TritonInstallation:
         _prepend(environment, "PATH", (self.python.parent,))
         _prepend(environment, "LD_LIBRARY_PATH", self.library_dirs)
         environment["PYTHONUNBUFFERED"] = "1"
-        # __pycache__ in a version folder changes its mtime, and Triton would reload an unchanged model.
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"
         return environment
 
 

@@ -1,6 +1,6 @@
 # The two commands that matter: `make demo` and `make test`. Each sets up what it needs.
 
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.10 python3,$(shell command -v $(name) 2>/dev/null)))
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
 PIP_ARGS ?= --quiet --disable-pip-version-check
 RECIPE ?= recipes/minilm.yaml
 SERVE_ARGS ?=
@@ -32,6 +32,7 @@ lint: $(VENV)/.testing ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict recipes/spam
 
 bench: $(VENV)/.testing ## The ensemble from outside against the engine alone
 	$(BIN)/tritonforge build $(RECIPE)
@@ -47,7 +48,7 @@ clean: ## Remove what was built; keeps .venv
 
 # Each stamp lies in the environment it vouches for, and is older than what it depends on if that changed.
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed, and none is on PATH" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed, and none is on PATH" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serving: pyproject.toml requirements.lock | $(VENV)/bin/python

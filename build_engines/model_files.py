@@ -87,7 +87,10 @@ def find_model(source: str) -> ModelFiles:
         folder = Path(source)
         if not folder.is_dir():
             raise ModelFilesError(
-                "no such model folder", where=source, mend="set `model` in the recipe to a folder that exists"
+                "no such model folder",
+                where=source,
+                mend="set `model` in the recipe to a folder that exists; for recipes/spam.yaml run "
+                "`python recipes/spam/train.py` first",
             )
     if not (folder / "config.json").is_file():
         raise ModelFilesError(

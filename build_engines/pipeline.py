@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from build_engines.context import BuildContext, Step, StepReport
@@ -32,7 +32,7 @@ def build(context: BuildContext, until: str | None = None) -> BuildReport:
         TritonForgeError: From the step that failed. The report then says where; what was published
             before is untouched.
     """
-    started = datetime.now(timezone.utc)
+    started = datetime.now(UTC)
     reports: list[StepReport] = []
     failure: TritonForgeError | None = None
     try:

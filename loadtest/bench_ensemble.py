@@ -6,8 +6,8 @@
 
 Three processes share the machine: tritonserver with the ensemble, a client with ``--concurrency``
 requests of one text in flight, and a process that runs tokenizer and engine directly, in batches of as
-many texts. The last two take turns, so that a noisy machine is as noisy for both. The same texts, the
-same model file, the same thread budget.
+many texts (or of ``--direct-batch``). The last two take turns, so that a noisy machine is as noisy for
+both. The same texts, the same model file, the same thread budget.
 """
 
 from __future__ import annotations
@@ -79,6 +79,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="minilm", help="the ensemble")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--concurrency", type=int, default=64, help="requests in flight, one text each")
+    parser.add_argument(
+        "--direct-batch", type=int, default=None, help="batch of the engine alone; as --concurrency if absent"
+    )
     parser.add_argument("--texts", type=int, default=512, help="texts in a round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of either side, in turns")
     parser.add_argument("--mix", default=DEFAULT_MIX, help="lengths in tokens, and their weights")
@@ -95,6 +98,7 @@ def _measure(server: TritonServer, texts: list[str], options: argparse.Namespace
     engine = f"{options.model}_engine"
     config = _get_json(f"{server.http_url}/v2/models/{engine}/config")
     before = _counts(server, engine)
+    direct_batch = options.direct_batch or options.concurrency
     context = get_context("spawn")  # gRPC does not survive a fork
     with (
         ProcessPoolExecutor(
@@ -105,7 +109,7 @@ def _measure(server: TritonServer, texts: list[str], options: argparse.Namespace
         threads = raw.submit(_raw_threads).result()
         rounds = []
         for number in range(options.rounds + 1):
-            direct = raw.submit(_run_raw, texts, options.concurrency).result()
+            direct = raw.submit(_run_raw, texts, direct_batch).result()
             served = client.submit(
                 _run_client, server.grpc_url, options.model, texts, options.concurrency
             ).result()
@@ -132,6 +136,7 @@ def _measure(server: TritonServer, texts: list[str], options: argparse.Namespace
         "engine_threads": threads,
         "cores": len(os.sched_getaffinity(0)),
         "concurrency": options.concurrency,
+        "direct_batch": direct_batch,
         "mix": options.mix,
         "engine_alone_texts_per_second": statistics.median(direct for direct, _ in rounds),
         "ensemble_texts_per_second": statistics.median(served for _, served in rounds),
@@ -245,7 +250,9 @@ def _print(result: dict[str, Any]) -> None:
     throughput = Table()
     throughput.add_column(f"{result['concurrency']} texts in flight")
     throughput.add_column("texts/s", justify="right")
-    throughput.add_row("engine alone, one process", f"{result['engine_alone_texts_per_second']:.0f}")
+    throughput.add_row(
+        f"engine alone, batches of {result['direct_batch']}", f"{result['engine_alone_texts_per_second']:.0f}"
+    )
     throughput.add_row("ensemble, outside client", f"{result['ensemble_texts_per_second']:.0f}")
     throughput.add_section()
     throughput.add_row("ratio, median of the rounds", f"{result['ratio']:.2f}")

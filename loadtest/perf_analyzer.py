@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +35,7 @@ from tritonforge.errors import TritonForgeError, UsageError
 _UNSTABLE = "Failed to obtain stable measurement"
 
 
-class Protocol(str, Enum):
+class Protocol(StrEnum):
     """Which of Triton's endpoints to load."""
 
     GRPC = "grpc"

@@ -6,12 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import tomllib
 
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
 

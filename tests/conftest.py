@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -273,3 +275,27 @@ def minilm_server(minilm: Built, tmp_path_factory: pytest.TempPathFactory) -> It
     options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
     with log.open("wb") as sink, TritonServer(minilm.context.repository, options, log_sink=sink) as server:
         yield server
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mount a real file system of so many MiB, that a test can fill."""
+    mounts: list[Path] = []
+
+    def mount(mebibytes: int) -> Path:
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a tmpfs")
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            pytest.skip(f"no tmpfs can be mounted: {done.stderr.strip()}")
+        mounts.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounts:
+        subprocess.run(["umount", str(folder)], check=True)

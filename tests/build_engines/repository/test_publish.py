@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,20 +141,9 @@ def test_a_damaged_manifest_counts_as_not_published(tmp_path: Path, damage: str)
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmpfs: Callable[[int], Path]) -> Path:
     """A tmpfs of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a tmpfs")
-    folder = Path(tempfile.mkdtemp(dir=tmp_path))
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+    return tmpfs(1)
 
 
 def test_a_full_disk_leaves_the_old_version(small_disk: Path) -> None:

@@ -75,6 +75,18 @@ class EngineError(BuildError):
     """An engine could not be compiled, loaded or run."""
 
 
+class CalibrationError(BuildError):
+    """The calibration text is missing, empty or unfit, or a layer cannot be calibrated."""
+
+
+class PruningError(BuildError):
+    """Pruning to the wanted sparsity costs more accuracy than the recipe allows."""
+
+
+class GateError(BuildError):
+    """What was built is worse, or slower, than the recipe allows."""
+
+
 class RepositoryError(TritonForgeError):
     """The model repository is missing, inconsistent, or could not be written."""
 

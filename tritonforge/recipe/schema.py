@@ -13,11 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Task = Literal["embedding", "classification"]
 Pooling = Literal["mean", "cls", "last"]
 Layout = Literal["packed", "padded"]
-EngineName = Literal["onnxruntime", "openvino"]
-Precision = Literal["fp32", "int8"]
+EngineName = Literal["onnxruntime", "openvino", "tensorrt"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8"]
+RangeMethod = Literal["max", "percentile", "mse", "entropy"]
+GpuPreset = Literal["latency", "throughput"]
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -139,6 +142,89 @@ class Limits(_Section):
     )
 
 
+class Calibration(_Section):
+    """The text that ranges of activations are read from."""
+
+    texts: str | None = Field(
+        default=None,
+        description="a file (.txt a text a line, .jsonl, .csv), a folder of such, or package:NAME/PATH",
+    )
+    field: str = Field(default="text", description="key or column of the text, in .jsonl and .csv")
+    samples: PositiveInt = Field(default=1000, description="sequences to calibrate with")
+    seed: int = 0
+    method: Literal["auto", "max", "percentile", "mse", "entropy"] = Field(
+        default="auto", description="how a range follows from a histogram; auto: the best of all on the text"
+    )
+
+
+class Quantization(_Section):
+    """Explicit Q/DQ: which linear layers become INT8, and how."""
+
+    smooth: bool = Field(
+        default=True, description="move activation outliers into the weights, alpha searched per layer"
+    )
+    attention: bool = Field(default=False, description="quantize the attention products as well")
+    keep: list[str] = Field(
+        default_factory=list, description="layers left in higher precision, as patterns of their names"
+    )
+    min_share: Share = Field(
+        default=0.9, description="least share of the linear layers' multiply-adds that must be INT8"
+    )
+
+
+class Prune(_Section):
+    """Structured pruning: attention heads and feed-forward channels are taken out of the matrices."""
+
+    sparsity: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="share of the heads' and channels' parameters to remove; 0: off"
+    )
+    heads: bool = True
+    channels: bool = True
+    min_accuracy: Share = Field(default=0.99, description="least accuracy, as a share of the dense model's")
+    distill_steps: NonNegativeInt = Field(
+        default=0, description="steps of distillation from the dense model on the calibration text"
+    )
+
+
+class TensorRt(_Section):
+    """How TensorRT builds its engine."""
+
+    preset: GpuPreset = Field(default="throughput", description="which shapes the profile is tuned for")
+    max_tokens: PositiveInt | Literal["auto"] = Field(
+        default="auto", description="tokens of a run at most; auto: batching.token_budget"
+    )
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
+    version_compatible: bool = False
+    weight_streaming: bool = False
+    workspace_mib: PositiveInt = 4096
+    cuda_graphs: bool = Field(
+        default=False, description="Triton captures none where an input carries a shape, as max_seqlen does"
+    )
+
+
+class Gate(_Section):
+    """What an engine must reach to be published, all against the model in float32."""
+
+    texts: str | None = Field(
+        default=None, description="held-out texts, as calibration.texts; default: what that leaves over"
+    )
+    labelled: str | None = Field(
+        default=None,
+        description=".jsonl of text and label, or of text, text_pair and score: for the task's own metric",
+    )
+    samples: PositiveInt = Field(default=500, description="held-out texts to judge by")
+    mean_cosine: Share = 0.995
+    min_cosine: Share = 0.97
+    top_k: PositiveInt = 10
+    overlap: Share = Field(default=0.95, description="least share of equal neighbours among the top k")
+    agreement: Share = Field(default=0.99, description="least share of equal labels (classification)")
+    metric_drop: Share = Field(default=0.01, description="most that the task's metric may lose")
+    min_speedup: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="least speed over the same engine's fp32, on the length mix"
+    )
+
+
 class Recipe(_Section):
     """One model and how it is to be served."""
 
@@ -157,8 +243,17 @@ class Recipe(_Section):
     layout: Literal["auto", "packed", "padded"] = Field(
         default="auto", description="packed runs without padding; padded is the fall-back for odd models"
     )
-    engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
-    precision: Precision = "fp32"
+    engine: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = Field(
+        default="auto", description="auto: the fastest engine for this machine that passes the gate"
+    )
+    precision: Precision | Literal["auto"] = Field(
+        default="fp32", description="auto: the fastest that passes the gate"
+    )
+    calibration: Calibration = Calibration()
+    quantization: Quantization = Quantization()
+    prune: Prune = Prune()
+    tensorrt: TensorRt = TensorRt()
+    gate: Gate = Gate()
     length_mix: list[LengthShare] = Field(
         default_factory=lambda: [
             LengthShare(tokens=8, weight=0.3),

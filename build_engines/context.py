@@ -8,13 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from build_engines.cache import ArtifactStore, content_key
 from build_engines.check.parity import Parity
 from build_engines.check.speed import Speed
 from build_engines.engines import CompiledEngine
+from build_engines.gate.verdict import Verdict
 from build_engines.model_files import ModelFiles
 from build_engines.spec import ModelSpec
-from tritonforge.recipe import EngineName, Layout, Recipe
+from build_engines.texts import TextSet
+from tritonforge.recipe import Layout, Precision, Recipe
 
 Status = Literal["done", "reused"]
 T = TypeVar("T")
@@ -58,15 +63,27 @@ class StepReport:
 
 @dataclass
 class Candidate:
-    """One engine that was tried."""
+    """One engine in one precision.
+
+    Attributes:
+        compiled: Its files.
+        asked: Whether the recipe lets it be served; float32 is built beside others as their measure.
+        parity: Against the reference on random tokens.
+        held_out: Its rows for the held-out texts, float32 [texts, width].
+        speed: On the recipe's length mix.
+        verdict: What the gate says.
+    """
 
     compiled: CompiledEngine
+    asked: bool = True
     parity: Parity | None = None
+    held_out: NDArray[np.float32] | None = None
     speed: Speed | None = None
+    verdict: Verdict | None = None
 
     @property
     def part(self) -> str:
-        """Tells its artefacts from those of other engines and precisions."""
+        """Tells its artefacts and figures from those of other engines and precisions."""
         return f"{self.compiled.engine}-{self.compiled.precision}"
 
 
@@ -80,7 +97,14 @@ class BuildContext:
         repository: The model repository to publish to.
         build_dir: Holds the artefacts and the report.
         rerun: Name of a step whose artefacts are made anew, or None.
+        force: Publish even what the gate refuses.
         progress: Called with a line for the user when something slow begins.
+        texts: Calibration and held-out text, None where the recipe names none.
+        pruned: Folder of the pruned weights, None where nothing is pruned.
+        reference: The dense float32 model's rows for the held-out texts, float32 [texts, width].
+        quantized: The graphs with Q/DQ, by precision.
+        candidates: What was compiled, by :attr:`Candidate.part`.
+        chosen: What is served.
         keys: Content key of each artefact, by kind.
     """
 
@@ -89,13 +113,19 @@ class BuildContext:
     repository: Path
     build_dir: Path
     rerun: str | None = None
+    force: bool = False
     progress: Callable[[str], None] = lambda message: None
 
     files: ModelFiles | None = None
     spec: ModelSpec | None = None
+    tokenizer_path: Path | None = None
+    texts: TextSet | None = None
+    pruned: Path | None = None
     layout: Layout = "packed"
     onnx_path: Path | None = None
-    candidates: dict[EngineName, Candidate] = field(default_factory=dict)
+    reference: NDArray[np.float32] | None = None
+    quantized: dict[Precision, Path] = field(default_factory=dict)
+    candidates: dict[str, Candidate] = field(default_factory=dict)
     chosen: Candidate | None = None
     keys: dict[str, str] = field(default_factory=dict)
 
@@ -139,9 +169,19 @@ class BuildContext:
         return _set(self.onnx_path, "export")
 
     @property
+    def tokenizer(self) -> Path:
+        """The ``tokenizer.json`` that is served."""
+        return _set(self.tokenizer_path, "tokenize")
+
+    @property
     def winner(self) -> Candidate:
         """The engine that is served."""
-        return _set(self.chosen, "measure")
+        return _set(self.chosen, "gate")
+
+    def baseline(self, candidate: Candidate) -> Candidate | None:
+        """The same engine's float32, None where it is that itself or there is none."""
+        baseline = self.candidates.get(f"{candidate.compiled.engine}-fp32")
+        return None if baseline is candidate else baseline
 
 
 class Step(Protocol):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from build_engines.spec import ModelSpec
 from python_backends.runners import Runner
-from tritonforge.recipe import EngineName, Layout, Precision
+from tritonforge.recipe import EngineName, Layout, Precision, Recipe
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,45 @@ class CompiledEngine:
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
 
+@dataclass(frozen=True)
+class CompileRequest:
+    """What an engine is asked to make.
+
+    Attributes:
+        onnx_path: The graph: the float32 export, or for ``int8`` and ``fp8`` the one with Q/DQ, whose
+            float part is float32 still.
+        precision: Of the linear layers.
+        layout: Which inputs the graph takes.
+        spec: The model.
+        recipe: Batching, threads and the engine's own section.
+        folder: Empty; everything written here is served.
+        notes: Empty; for what is kept beside the engine and not served (inspector output, logs).
+        cache: Lasting folder of the engine, shared by builds (timing caches).
+    """
+
+    onnx_path: Path
+    precision: Precision
+    layout: Layout
+    spec: ModelSpec
+    recipe: Recipe
+    folder: Path
+    notes: Path
+    cache: Path
+
+
 class Engine(Protocol):
-    """One inference engine."""
+    """One inference engine.
+
+    Attributes:
+        name: As recipes say it.
+        precisions: What it can serve, in the order in which ``precision: auto`` tries them.
+    """
 
     name: EngineName
+    precisions: tuple[Precision, ...]
 
-    def compile(self, onnx_path: Path, precision: Precision, folder: Path) -> str:
+    def compile(self, request: CompileRequest) -> str:
         """Turn an ONNX file into the engine's own form.
-
-        Args:
-            onnx_path: The float32 export.
-            precision: ``fp32``, or ``int8`` for dynamic quantization (weights ahead of time,
-                activations as they come).
-            folder: Empty folder to write to.
 
         Returns:
             Name of the file to load.

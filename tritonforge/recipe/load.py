@@ -21,7 +21,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         overrides: ``key=value`` pairs with dotted keys, as ``--set`` takes them; values are YAML.
 
     Returns:
-        The validated recipe. A relative ``model`` folder is made absolute from the recipe's folder.
+        The validated recipe. Relative paths in it are made absolute from the recipe's folder.
 
     Raises:
         RecipeError: With the file, the key, and what is allowed there.
@@ -51,10 +51,24 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(
             _describe(error), where=str(path), mend="`tritonforge build --print-recipe` shows every key"
         ) from error
-    if not recipe.model.startswith("package:"):
-        folder = (path.parent / Path(recipe.model).expanduser()).resolve()
-        recipe = recipe.model_copy(update={"model": str(folder)})
-    return recipe
+    return _with_absolute_paths(recipe, path.parent)
+
+
+def _with_absolute_paths(recipe: Recipe, base: Path) -> Recipe:
+    """Resolve every relative path of a recipe from the folder it lies in."""
+
+    def absolute(value: str | None) -> str | None:
+        if value is None or value.startswith("package:"):
+            return value
+        return str((base / Path(value).expanduser()).resolve())
+
+    calibration = recipe.calibration.model_copy(update={"texts": absolute(recipe.calibration.texts)})
+    gate = recipe.gate.model_copy(
+        update={"texts": absolute(recipe.gate.texts), "labelled": absolute(recipe.gate.labelled)}
+    )
+    return recipe.model_copy(
+        update={"model": absolute(recipe.model), "calibration": calibration, "gate": gate}
+    )
 
 
 def dump_recipe(recipe: Recipe) -> str:

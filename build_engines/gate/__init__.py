@@ -1,0 +1,1 @@
+"""Is what was built good enough to serve?"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -98,6 +98,7 @@ class BuildContext:
         build_dir: Holds the artefacts and the report.
         rerun: Name of a step whose artefacts are made anew, or None.
         force: Publish even what the gate refuses.
+        forced: It did refuse, and is published all the same.
         progress: Called with a line for the user when something slow begins.
         texts: Calibration and held-out text, None where the recipe names none.
         pruned: Folder of the pruned weights, None where nothing is pruned.
@@ -114,6 +115,7 @@ class BuildContext:
     build_dir: Path
     rerun: str | None = None
     force: bool = False
+    forced: bool = False
     progress: Callable[[str], None] = lambda message: None
 
     files: ModelFiles | None = None
@@ -157,6 +159,11 @@ class BuildContext:
     def model(self) -> ModelFiles:
         """The checked model files."""
         return _set(self.files, "resolve")
+
+    @property
+    def served_model(self) -> ModelFiles:
+        """The model as it is exported: with the pruned weights, where there are any."""
+        return replace(self.model, pruned=self.pruned)
 
     @property
     def settled(self) -> ModelSpec:

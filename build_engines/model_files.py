@@ -28,11 +28,13 @@ class ModelFiles:
         folder: Where the files lie.
         source: What the recipe said, for reports.
         weights: The safetensors files.
+        pruned: Folder of pruned weights to take in their stead; see :mod:`build_engines.prune`.
     """
 
     folder: Path
     source: str
     weights: tuple[Path, ...]
+    pruned: Path | None = None
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from build_engines.check.samples import mixed_lengths
-from build_engines.model_files import PACKAGE_PREFIX
+from build_engines.model_files import PACKAGE_PREFIX, file_sha256
 from build_engines.spec import ModelSpec
 from tritonforge.errors import CalibrationError, RecipeError
 from tritonforge.recipe import Recipe
@@ -71,6 +71,13 @@ def resolve_source(source: str, where: str) -> Path:
     return path
 
 
+def source_hashes(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of every file of text that a recipe names, by path."""
+    named = {"calibration.texts": recipe.calibration.texts, "gate.texts": recipe.gate.texts}
+    paths = [resolve_source(source, where) for where, source in named.items() if source is not None]
+    return {str(file): file_sha256(file) for path in paths for file in _files(path)}
+
+
 def read_texts(path: Path, key: str, where: str) -> list[str]:
     """Read all texts of a file, or of every file of a folder; blank ones are left out.
 
@@ -82,8 +89,7 @@ def read_texts(path: Path, key: str, where: str) -> list[str]:
     Raises:
         CalibrationError: If a file cannot be read as what it is, or there is no text at all.
     """
-    files = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES) if path.is_dir() else [path]
-    texts = [text for file in files for text in _read_file(file, key, where) if text.strip()]
+    texts = [text for file in _files(path) for text in _read_file(file, key, where) if text.strip()]
     if not texts:
         raise CalibrationError(
             "holds no text",
@@ -91,6 +97,11 @@ def read_texts(path: Path, key: str, where: str) -> list[str]:
             mend=f"give a file with a text a line, or a folder with files of {', '.join(_SUFFIXES)}",
         )
     return texts
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or all files of text in the folder."""
+    return sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES) if path.is_dir() else [path]
 
 
 def _read_file(path: Path, key: str, where: str) -> Iterator[str]:

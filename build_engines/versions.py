@@ -25,15 +25,16 @@ def package_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 @cache
 def source_hash(package_file: str, *folders: str) -> str:
-    """Hash of a package's Python sources, or of some of its folders: changed code means another result.
+    """Hash of a package's Python sources, or of some of its parts: changed code means another result.
 
     Args:
         package_file: ``__file__`` of the package.
-        *folders: Sub-folders to take; all where none is named.
+        *folders: Sub-folders and files to take; everything where none is named.
     """
     root = Path(package_file).parent
     digest = hashlib.sha256()
-    for path in sorted(p for folder in folders or ("",) for p in (root / folder).rglob("*.py")):
+    parts = [root / folder for folder in folders or ("",)]
+    for path in sorted(p for part in parts for p in ([part] if part.is_file() else part.rglob("*.py"))):
         digest.update(str(path.relative_to(root)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -14,7 +14,7 @@ from tritonforge.recipe import Task
 
 
 def load_model(files: ModelFiles, task: Task, attention: str) -> PreTrainedModel:
-    """Load a model in float32, in evaluation mode.
+    """Load a model in float32, in evaluation mode, pruned where ``files.pruned`` says so.
 
     Args:
         files: The checked model folder.
@@ -56,6 +56,10 @@ def load_model(files: ModelFiles, task: Task, attention: str) -> PreTrainedModel
             where=str(files.folder),
             mend="fetch the weights again, or set the `task` they were made for",
         )
+    if files.pruned is not None:
+        from build_engines.prune import load_pruned
+
+        load_pruned(model, files.pruned)
     model.eval()
     model.requires_grad_(False)
     return model  # type: ignore[no-any-return]

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import python_backends
 from build_engines.engines import CompiledEngine
-from build_engines.model_files import ModelFiles
 from build_engines.repository.config import (
     LABELS_FILE,
     WARMUP_TEXT_FILE,
@@ -20,7 +21,6 @@ from build_engines.repository.config import (
     tokenizer_config,
 )
 from build_engines.repository.names import ModelNames
-from build_engines.repository.tokenizer import write_tokenizer
 from build_engines.spec import ModelSpec
 from tritonforge.recipe import Recipe
 
@@ -30,42 +30,43 @@ BACKENDS_FOLDER = "served_backends"
 
 def assemble(
     recipe: Recipe,
-    files: ModelFiles,
+    tokenizer_path: Path,
     spec: ModelSpec,
     compiled: CompiledEngine,
     staging: Path,
     version: int,
     key: str,
+    facts: Mapping[str, Any],
 ) -> None:
     """Write everything that Triton loads.
 
     Args:
         recipe: Batching, instances, policies.
-        files: Where the tokenizer comes from.
+        tokenizer_path: The ``tokenizer.json`` to serve.
         spec: Task, labels, lengths.
         compiled: The engine to serve.
         staging: Empty folder; gets one folder a model.
         version: Name of the version folders.
         key: Content key of this build, written into each model's manifest.
+        facts: What ``tritonforge validate`` needs to know of the build, for the manifests too.
 
     Raises:
-        ModelFilesError: If the tokenizer does not fit the model.
         OSError: If the disk is full.
     """
     names = ModelNames(recipe.name)
     configs = {
         names.tokenizer: tokenizer_config(recipe, spec),
-        names.engine: engine_config(recipe, spec, compiled.engine, compiled.layout, compiled.model_file),
+        names.engine: engine_config(recipe, spec, compiled),
         names.ensemble: ensemble_config(recipe, spec),
     }
     for name, config in configs.items():
         (staging / name / str(version)).mkdir(parents=True)
         (staging / name / "config.pbtxt").write_text(to_pbtxt(config), encoding="utf-8")
-        manifest = {"recipe": recipe.name, "key": key, "version": version}
-        (staging / name / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
+        manifest = {"recipe": recipe.name, "key": key, "version": version, "build": facts}
+        (staging / name / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
     tokenizer = staging / names.tokenizer / str(version)
-    write_tokenizer(files, spec, tokenizer / "tokenizer.json")
+    link_or_copy(tokenizer_path, tokenizer / "tokenizer.json")
     _write_backend(tokenizer, "tokenizer")
     if recipe.warmup.enabled:
         _write_warmup(staging / names.tokenizer / "warmup" / WARMUP_TEXT_FILE, "A door opens by itself.")

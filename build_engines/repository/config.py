@@ -11,9 +11,10 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from build_engines.engines import CompiledEngine
 from build_engines.repository.names import ModelNames
 from build_engines.spec import ModelSpec
-from tritonforge.recipe import EngineName, Layout, Recipe
+from tritonforge.recipe import Recipe
 
 ModelConfig = Any  # pb.ModelConfig; tritonclient publishes no types
 LABELS_FILE = "labels.txt"
@@ -64,9 +65,7 @@ def tokenizer_config(recipe: Recipe, spec: ModelSpec) -> ModelConfig:
     return config
 
 
-def engine_config(
-    recipe: Recipe, spec: ModelSpec, engine: EngineName, layout: Layout, model_file: str
-) -> ModelConfig:
+def engine_config(recipe: Recipe, spec: ModelSpec, compiled: CompiledEngine) -> ModelConfig:
     """Config of the engine: ragged token ids, so that requests of different lengths are batched."""
     config = _python_model(ModelNames(recipe.name).engine, recipe, recipe.instances.engine)
     config.input.add(name=TOKENS, data_type=pb.TYPE_INT32, dims=[-1], allow_ragged_batch=True)
@@ -74,10 +73,10 @@ def engine_config(
     _add_batching(config, recipe, delay_us=recipe.batching.max_queue_delay_us)
     _set_parameters(
         config,
-        engine=engine,
-        precision=recipe.precision,
-        model_file=model_file,
-        layout=layout,
+        engine=compiled.engine,
+        precision=compiled.precision,
+        model_file=compiled.model_file,
+        layout=compiled.layout,
         task=spec.task,
         threads=recipe.threads.engine,
         token_budget=recipe.batching.token_budget,

@@ -1,4 +1,4 @@
-"""Step 2: safetensors to ONNX, packed where possible."""
+"""Step 4: safetensors to ONNX, packed where possible."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Step 6: the model repository, staged and then exchanged with what is there."""
+"""The last step: the model repository, staged and then exchanged with what is there."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import python_backends
 from build_engines import repository as repository_package
@@ -25,7 +27,7 @@ class PublishStep:
             engine=compiled.engine,
             recipe=recipe.model_dump(),
             labels=context.settled.labels,
-            tokenizer=context.model.hashes,
+            tokenizer=context.keys["tokenize"],
             code=source_hash(python_backends.__file__) + source_hash(str(repository_package.__file__)),
         )
         version = published_version(context.repository, recipe.name)
@@ -34,7 +36,16 @@ class PublishStep:
             version += 1
             try:
                 with staging_folder(context.repository, recipe.name) as staging:
-                    assemble(recipe, context.model, context.settled, compiled, staging, version, key)
+                    assemble(
+                        recipe,
+                        context.tokenizer,
+                        context.settled,
+                        compiled,
+                        staging,
+                        version,
+                        key,
+                        _facts(context),
+                    )
                     publish(staging, context.repository, recipe.name)
             except OSError as error:
                 raise disk_error(error, context.repository) from error
@@ -47,3 +58,18 @@ class PublishStep:
                 "key": key,
             },
         )
+
+
+def _facts(context: BuildContext) -> dict[str, Any]:
+    """What was built from what, for the manifests: enough to judge the published engine anew."""
+    compiled = context.winner.compiled
+    return {
+        "recipe": context.recipe.model_dump(mode="json"),
+        "recipe_path": str(context.recipe_path),
+        "engine": compiled.engine,
+        "precision": compiled.precision,
+        "layout": compiled.layout,
+        "model_file": compiled.model_file,
+        "pruned": context.pruned is not None,
+        "forced": context.forced,
+    }

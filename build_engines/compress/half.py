@@ -12,12 +12,10 @@ autocast does more but brings its own pins of onnx and ONNX Runtime. The rules o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -35,6 +33,20 @@ from tritonforge.errors import EngineError
 HalfType = Literal["fp16", "bf16"]
 
 _DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+
+
+class _Range(NamedTuple):
+    """Positive numbers that bound a type: the largest, the least with all digits, the least of all."""
+
+    largest: float
+    normal: float
+    least: float
+
+
+_RANGES = {
+    ir.DataType.FLOAT16: _Range(65504.0, 2.0**-14, 2.0**-24),
+    ir.DataType.BFLOAT16: _Range((2 - 2.0**-7) * 2.0**127, 2.0**-126, 2.0**-133),
+}
 
 # They read only the shape, or convert whatever comes.
 _ANY_TYPE = {"Shape", "Size", "Cast"}
@@ -149,7 +161,7 @@ def narrow(model: ir.Model, dtype: HalfType) -> HalfReport:
         if node not in wide:
             _retype_attributes(node, half)
     wanted = {  # which of a node's inputs must be of which type, before any value is retyped
-        node: [value for value in float_inputs(node)] for node in floats if node.op_type not in _ANY_TYPE
+        node: float_inputs(node) for node in floats if node.op_type not in _ANY_TYPE
     }
     for node in floats:
         if node not in wide:
@@ -244,8 +256,8 @@ class _Edges:
             altered = [one for one in altered if one.what == "clamped"]
             if not altered:
                 return value
-            low, high = _limits(self.half)
-            fitted = np.clip(array, low, high)
+            largest = _RANGES[self.half].largest
+            fitted = np.clip(array, -largest, largest)
         self.altered.extend(one for one in altered if one not in self.altered)
         made = ir.Value(
             name=f"{value.name}_{dtype.name.lower()}",
@@ -274,35 +286,24 @@ def fit(
         name: For the findings.
         scale: Whether these are quantizers' scales: none becomes 0, division by it would follow.
     """
-    info = ml_dtypes.finfo(half.numpy())
-    low, high = _limits(half)
+    bounds = _RANGES[half]
     size = np.abs(array)
-    narrow_array = np.clip(array, low, high).astype(half.numpy())
+    narrow_array = np.clip(array, -bounds.largest, bounds.largest).astype(half.numpy())
     flushed = (narrow_array == 0) & (array != 0)
     if scale:
-        narrow_array = np.where(flushed, info.smallest_subnormal, narrow_array)
+        narrow_array = np.where(flushed, bounds.least, narrow_array).astype(half.numpy())
     counts: dict[Literal["clamped", "flushed", "subnormal"], int] = {
-        "clamped": int((size > high).sum()),
+        "clamped": int((size > bounds.largest).sum()),
         "flushed": int(flushed.sum()),
-        "subnormal": int(((size < float(info.smallest_normal)) & (array != 0) & ~flushed).sum()),
+        "subnormal": int(((size < bounds.normal) & (array != 0) & ~flushed).sum()),
     }
     return narrow_array, [Altered(name, what, count, array.size) for what, count in counts.items() if count]
 
 
-def _limits(half: ir.DataType) -> tuple[float, float]:
-    """Least and greatest finite number of a type."""
-    info = ml_dtypes.finfo(half.numpy())
-    return float(info.min), float(info.max)
-
-
 def _save(model: ir.Model, target: Path) -> None:
     """Write one file, or weights beside it where protobuf's limit asks for it; then check it."""
-    size = sum(value.const_value.nbytes for value in _constants(model))
+    constants = [value.const_value for value in model.graph.initializers.values()]
+    size = sum(int(tensor.nbytes) for tensor in constants if tensor is not None)
     external = f"{target.name}.data" if size > _SINGLE_FILE_LIMIT else None
     ir.save(model, target, external_data=external)
     onnx.checker.check_model(str(target), full_check=True)
-
-
-def _constants(model: ir.Model) -> Iterator[ir.Value]:
-    """Initializers that hold numbers."""
-    return (value for value in model.graph.initializers.values() if value.const_value is not None)

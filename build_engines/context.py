@@ -21,7 +21,7 @@ from build_engines.spec import ModelSpec
 from build_engines.texts import TextSet
 from tritonforge.recipe import Layout, Precision, Recipe
 
-Status = Literal["done", "reused"]
+Status = Literal["done", "reused", "failed"]
 T = TypeVar("T")
 
 
@@ -46,7 +46,7 @@ class StepReport:
 
     Attributes:
         step: Its name.
-        status: ``done`` or ``reused``.
+        status: ``done``, ``reused``, or ``failed`` with figures to show.
         seconds: How long it took.
         figures: As in :class:`StepOutcome`.
         notes: As in :class:`StepOutcome`.

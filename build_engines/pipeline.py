@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from build_engines.context import BuildContext, Step, StepReport
+from build_engines.context import BuildContext, Status, Step, StepReport
 from build_engines.report import BuildReport, write_report
 from build_engines.steps import STEP_NAMES, STEPS
 from build_engines.versions import EXPORT_PACKAGES, machine, package_versions
@@ -38,7 +39,7 @@ def build(context: BuildContext, until: str | None = None) -> BuildReport:
     try:
         for step in _steps_until(until):
             context.progress(step.name)
-            reports.append(_run(step, context))
+            _run(step, context, reports)
     except TritonForgeError as error:
         failure = error
         raise
@@ -59,18 +60,22 @@ def build(context: BuildContext, until: str | None = None) -> BuildReport:
     return report
 
 
-def _run(step: Step, context: BuildContext) -> StepReport:
-    """Time one step."""
+def _run(step: Step, context: BuildContext, reports: list[StepReport]) -> None:
+    """Run one step and note what it told, also if it failed and had figures to show."""
     start = time.perf_counter()
-    outcome = step.run(context)
-    return StepReport(
-        step=step.name,
-        status="reused" if outcome.reused else "done",
-        seconds=time.perf_counter() - start,
-        figures=outcome.figures,
-        notes=outcome.notes,
-        repeat=repeat_command(context.recipe_path, step.name),
-    )
+
+    def note(status: Status, figures: Mapping[str, Any], notes: tuple[str, ...] = ()) -> None:
+        seconds = time.perf_counter() - start
+        repeat = repeat_command(context.recipe_path, step.name)
+        reports.append(StepReport(step.name, status, seconds, dict(figures), notes, repeat))
+
+    try:
+        outcome = step.run(context)
+    except TritonForgeError as error:
+        if error.figures:
+            note("failed", error.figures)
+        raise
+    note("reused" if outcome.reused else "done", outcome.figures, outcome.notes)
 
 
 def repeat_command(recipe_path: Path, step: str) -> str:
@@ -93,7 +98,12 @@ def _steps_until(last: str | None) -> Iterator[Step]:
 
 
 def make_context(
-    recipe: Recipe, recipe_path: Path, repository: Path, build_root: Path, rerun: str | None = None
+    recipe: Recipe,
+    recipe_path: Path,
+    repository: Path,
+    build_root: Path,
+    rerun: str | None = None,
+    force: bool = False,
 ) -> BuildContext:
     """Set up a build; artefacts and report go to ``build_root/NAME``."""
     return BuildContext(
@@ -102,4 +112,5 @@ def make_context(
         repository=repository,
         build_dir=build_root / recipe.name,
         rerun=rerun,
+        force=force,
     )

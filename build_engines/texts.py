@@ -198,9 +198,7 @@ def _samples(
     return [ids for ids, _ in kept], [text for _, text in kept]
 
 
-def _windows(
-    texts: Sequence[str], lengths: Iterable[int], seed: int, tokenizer: Tokenizer
-) -> list[str]:
+def _windows(texts: Sequence[str], lengths: Iterable[int], seed: int, tokenizer: Tokenizer) -> list[str]:
     """Distinct runs of words, each about as many tokens long as asked, cut from texts drawn by length."""
     words = [text.split() for text in texts]
     sizes = np.array([len(w) for w in words])

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+PRECISIONS = ("fp32", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
+
 
 class SettingsError(ValueError):
     """A parameter of ``config.pbtxt`` is missing or holds a value that is not allowed."""
@@ -99,7 +101,7 @@ class EncoderSettings:
 
     Attributes:
         engine: ``onnxruntime`` or ``openvino``.
-        precision: ``fp32`` or ``int8``.
+        precision: Of the linear layers, one of :data:`PRECISIONS`.
         model_file: Name of the model file in the version folder.
         layout: ``packed`` (one token axis) or ``padded`` (rectangles).
         task: ``embedding`` or ``classification``.
@@ -138,7 +140,7 @@ class EncoderSettings:
         parameters = _Parameters(model_config)
         return cls(
             engine=parameters.choice("engine", ("onnxruntime", "openvino")),
-            precision=parameters.choice("precision", ("fp32", "int8"), "fp32"),
+            precision=parameters.choice("precision", PRECISIONS, "fp32"),
             model_file=parameters.text("model_file"),
             layout=parameters.choice("layout", ("packed", "padded"), "packed"),
             task=parameters.choice("task", ("embedding", "classification")),

@@ -7,7 +7,8 @@ with :attr:`TritonForgeError.exit_code`.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class TritonForgeError(Exception):
@@ -17,6 +18,7 @@ class TritonForgeError(Exception):
         what: What was wrong, in one sentence.
         where: The file, key or model it concerns, if there is one.
         mend: What the user can do about it, preferably a command.
+        figures: What was measured, where a report should show it; values fit JSON.
 
     Attributes:
         exit_code: Exit status of the command line: 1 a check failed, 2 bad usage or a bad recipe.
@@ -24,8 +26,16 @@ class TritonForgeError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, what: str, *, where: str | None = None, mend: str | None = None) -> None:
-        """Keep the three parts apart, so that ``--json`` can print them as fields."""
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        mend: str | None = None,
+        figures: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep the parts apart, so that ``--json`` can print them as fields."""
+        self.figures: Mapping[str, Any] = figures or {}
         self.what = what
         self.where = where
         self.mend = mend

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ from tritonforge.recipe import Layout
 
 FP32_TOLERANCE = 1e-4
 _LONGEST_TOGETHER = 512  # attention's rectangle is quadratic in the longest of a run
-INT8_MIN_COSINE = 0.9  # below this the engine is broken, not just rounded
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Parity:
         max_difference: Largest absolute difference of any number.
         min_cosine: Smallest cosine between a row and its reference.
         mean_cosine: Mean of the same.
+        finite: Whether every number is; a row with NaN or Inf counts as cosine -1.
         sequences: How many were compared.
         shortest: Tokens of the shortest.
         longest: Tokens of the longest.
@@ -38,11 +39,12 @@ class Parity:
     max_difference: float
     min_cosine: float
     mean_cosine: float
+    finite: bool
     sequences: int
     shortest: int
     longest: int
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """As a flat mapping, for reports."""
         return asdict(self)
 
@@ -64,26 +66,23 @@ def check_parity(
         reference: float32 [sequences, width], each sequence alone in eager transformers.
 
     Raises:
-        ParityError: If fp32 is off by more than 1e-4, or int8 is no longer the same model.
+        ParityError: If fp32 is off by more than 1e-4. What other precisions may lose is the gate's
+            business, which judges on text.
     """
     found = _run_mixed(runner, spec, compiled.layout, sequences)
     parity = compare(found, reference, [len(ids) for ids in sequences])
+    if compiled.precision != "fp32":
+        return parity
     where = f"{compiled.engine} {compiled.precision}"
-    if not np.isfinite(found).all():
+    if not parity.finite:
         raise ParityError("the engine gives NaN or Inf", where=where, mend="check the model's weights")
-    if compiled.precision == "fp32" and parity.max_difference > FP32_TOLERANCE:
+    if parity.max_difference > FP32_TOLERANCE:
         worst = len(sequences[int(np.abs(found - reference).max(axis=1).argmax())])
         raise ParityError(
             f"max difference {parity.max_difference:.2e} to eager transformers exceeds {FP32_TOLERANCE:.0e} "
             f"(worst at {worst} tokens, {compiled.layout} layout)",
             where=where,
             mend="this model's result depends on its neighbours or is not exported right; please report it",
-        )
-    if compiled.precision == "int8" and parity.min_cosine < INT8_MIN_COSINE:
-        raise ParityError(
-            f"min cosine {parity.min_cosine:.3f} to fp32 is below {INT8_MIN_COSINE}",
-            where=where,
-            mend="this model does not bear dynamic INT8: set `precision: fp32`",
         )
     return parity
 
@@ -102,12 +101,15 @@ def _run_mixed(
 
 def compare(found: NDArray[np.float32], reference: NDArray[np.float32], lengths: Sequence[int]) -> Parity:
     """Figures for two arrays of rows, float32 [sequences, width]."""
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
-    cosine = (found * reference).sum(axis=1) / np.maximum(norms, 1e-12)
+    finite = np.isfinite(found).all(axis=1)
+    safe = np.where(finite[:, None], found, 0)
+    norms = np.linalg.norm(safe, axis=1) * np.linalg.norm(reference, axis=1)
+    cosine = np.where(finite, (safe * reference).sum(axis=1) / np.maximum(norms, 1e-12), -1.0)
     return Parity(
-        max_difference=float(np.abs(found - reference).max()),
+        max_difference=float(np.abs(safe - reference).max()),
         min_cosine=float(cosine.min()),
         mean_cosine=float(cosine.mean()),
+        finite=bool(finite.all()),
         sequences=len(lengths),
         shortest=min(lengths),
         longest=max(lengths),

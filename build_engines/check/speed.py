@@ -12,7 +12,7 @@ from build_engines.check.samples import Int32Array, mixed_lengths, random_sequen
 from build_engines.engines import CompiledEngine
 from build_engines.spec import ModelSpec
 from python_backends.runners import Runner
-from tritonforge.recipe import EngineName, Recipe
+from tritonforge.recipe import Recipe
 
 _BATCH = 32  # about what the dynamic batcher forms with 64 clients
 _ROUNDS = 7
@@ -41,8 +41,8 @@ class Speed:
 
 
 def measure_speeds(
-    loaded: Mapping[EngineName, tuple[Runner, CompiledEngine]], spec: ModelSpec, recipe: Recipe
-) -> dict[EngineName, Speed]:
+    loaded: Mapping[str, tuple[Runner, CompiledEngine]], spec: ModelSpec, recipe: Recipe
+) -> dict[str, Speed]:
     """Measure loaded engines against each other.
 
     They take turns, round by round, so that a busy machine is as busy for each; medians over the
@@ -53,7 +53,7 @@ def measure_speeds(
     single = random_sequences(spec, [sorted(lengths)[len(lengths) // 2]])
     budget = recipe.batching.token_budget
 
-    def seconds(name: EngineName, sequences: list[Int32Array]) -> float:
+    def seconds(name: str, sequences: list[Int32Array]) -> float:
         runner, compiled = loaded[name]
         start = time.perf_counter()
         run_sequences(runner, spec, compiled.layout, sequences, budget)
@@ -72,11 +72,9 @@ def measure_speeds(
     }
 
 
-def _in_turns(
-    names: Iterable[EngineName], rounds: int, measure: Callable[[EngineName], float]
-) -> dict[EngineName, float]:
+def _in_turns(names: Iterable[str], rounds: int, measure: Callable[[str], float]) -> dict[str, float]:
     """Median of each, after two rounds of warm-up."""
-    taken: dict[EngineName, list[float]] = {name: [] for name in names}
+    taken: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 2):
         for name, found in taken.items():
             value = measure(name)

@@ -5,11 +5,8 @@ Symmetric, no calibration data. What it costs in accuracy is measured and writte
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 from pathlib import Path
-from typing import Any
 
 from tritonforge.errors import EngineError
 
@@ -36,18 +33,6 @@ def quantize_onnx(source: Path, target: Path) -> None:
         raise EngineError(f"cannot be quantized: {error}", where=str(source)) from error
     finally:
         logging.getLogger().removeFilter(_no_preprocessing_hint)
-
-
-def compress_openvino(model: Any) -> Any:
-    """Compress the weights of an ``openvino.Model`` to symmetric INT8, per output channel.
-
-    The CPU plug-in then quantizes activations in groups as they come.
-    """
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
 
 
 def _no_preprocessing_hint(record: logging.LogRecord) -> bool:

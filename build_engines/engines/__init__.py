@@ -1,6 +1,6 @@
 """Engines behind one small protocol, a file each."""
 
-from build_engines.engines.base import CompiledEngine, Engine
+from build_engines.engines.base import CompiledEngine, CompileRequest, Engine
 from build_engines.engines.onnxruntime import OnnxRuntimeEngine
 from build_engines.engines.openvino import OpenVinoEngine
 from tritonforge.recipe import EngineName
@@ -10,4 +10,4 @@ ENGINES: dict[EngineName, Engine] = {
     "openvino": OpenVinoEngine(),
 }
 
-__all__ = ["ENGINES", "CompiledEngine", "Engine"]
+__all__ = ["ENGINES", "CompileRequest", "CompiledEngine", "Engine"]

@@ -1,4 +1,4 @@
-"""Step 4: every candidate's numbers against transformers' own."""
+"""Step 7: every candidate's numbers, against transformers' own and on held-out text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 import build_engines
 import python_backends
+from build_engines.check.execute import run_sequences
 from build_engines.check.parity import Parity, check_parity
 from build_engines.context import BuildContext, Candidate, StepOutcome
 from build_engines.engines import ENGINES
@@ -18,7 +19,7 @@ from build_engines.versions import source_hash
 
 
 class CheckStep:
-    """Parity on lengths from 1 token to the longest; a candidate that fails ends the build."""
+    """Parity on lengths from 1 token to the longest, which float32 must pass; answers to held-out text."""
 
     name = "check"
 
@@ -26,26 +27,33 @@ class CheckStep:
         """Check, or reuse the figures of the same artefact."""
         figures: dict[str, Any] = {}
         all_reused = True
-        for name, candidate in context.candidates.items():
+        for part, candidate in context.candidates.items():
             folder, reused = context.artifact(
                 self.name,
                 partial(self._make, context, candidate),
-                part=candidate.part,
-                compiled=context.keys[f"compile-{candidate.part}"],
+                part=part,
+                compiled=context.keys[f"compile-{part}"],
+                texts=context.keys["tokenize"],
                 code=source_hash(build_engines.__file__, "check") + source_hash(python_backends.__file__),
             )
             all_reused &= reused
             candidate.parity = Parity(**json.loads((folder / "parity.json").read_text(encoding="utf-8")))
-            figures[name] = candidate.parity.figures()
+            if context.texts is not None:
+                candidate.held_out = np.load(folder / "held_out.npy", allow_pickle=False)
+            figures[part] = candidate.parity.figures()
         return StepOutcome(reused=all_reused, figures=figures)
 
     def _make(self, context: BuildContext, candidate: Candidate, folder: Path) -> None:
-        """Load the engine and compare."""
+        """Load the engine and run it."""
         with np.load(context.exported.with_name("reference.npz"), allow_pickle=False) as saved:
             ends = np.cumsum(saved["lengths"])
             sequences = np.split(saved["tokens"], ends[:-1])
             reference = saved["rows"]
-        compiled = candidate.compiled
+        compiled, spec = candidate.compiled, context.settled
         runner = ENGINES[compiled.engine].load(compiled, context.recipe.threads.engine)
-        parity = check_parity(runner, compiled, context.settled, sequences, reference)
+        parity = check_parity(runner, compiled, spec, sequences, reference)
+        if context.texts is not None:
+            budget = context.recipe.batching.token_budget
+            rows = run_sequences(runner, spec, compiled.layout, context.texts.held_out, budget)
+            np.save(folder / "held_out.npy", rows)
         (folder / "parity.json").write_text(json.dumps(parity.figures()), encoding="utf-8")

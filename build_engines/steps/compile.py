@@ -1,4 +1,4 @@
-"""Step 3: ONNX to each engine's own form, in the recipe's precision."""
+"""Step 6: ONNX to each engine's own form, in every precision that the recipe wants tried."""
 
 from __future__ import annotations
 
@@ -8,44 +8,59 @@ from pathlib import Path
 from typing import Any
 
 import build_engines
+from build_engines.candidates import wanted
 from build_engines.context import BuildContext, Candidate, StepOutcome
-from build_engines.engines import ENGINES, CompiledEngine, Engine
+from build_engines.engines import ENGINES, CompiledEngine, CompileRequest, Engine
 from build_engines.versions import source_hash
+from tritonforge.recipe import Precision
 
 
 class CompileStep:
-    """Compiles the engine that the recipe names, or all of them for ``engine: auto``."""
+    """Compiles every candidate; the recipe's own section of an engine decides with it."""
 
     name = "compile"
 
     def run(self, context: BuildContext) -> StepOutcome:
         """Compile, or reuse."""
         recipe = context.recipe
-        wanted = list(ENGINES) if recipe.engine == "auto" else [recipe.engine]
         figures: dict[str, Any] = {}
         all_reused = True
-        for name in wanted:
+        for name, precision in wanted(recipe, context.texts is not None):
             engine = ENGINES[name]
+            part = f"{name}-{precision}"
             folder, reused = context.artifact(
                 self.name,
-                partial(self._make, context, engine),
-                part=f"{name}-{recipe.precision}",
-                export=context.keys["export"],
-                precision=recipe.precision,
+                partial(self._make, context, engine, precision),
+                part=part,
+                graph=context.keys[f"quantize-{precision}" if precision in context.quantized else "export"],
+                precision=precision,
                 engine=engine.describe(),
-                code=source_hash(build_engines.__file__, "engines", "compress"),
+                section=[recipe.tensorrt.model_dump(), recipe.batching.model_dump()]
+                if name == "tensorrt"
+                else None,
+                code=source_hash(build_engines.__file__, "engines", "compress/half.py", "compress/weights.py")
+                + source_hash(build_engines.__file__, "compress/dynamic_int8.py"),
             )
             all_reused &= reused
             facts = json.loads((folder / "compile.json").read_text(encoding="utf-8"))
-            compiled = CompiledEngine(
-                name, recipe.precision, context.layout, folder / "model", facts["model_file"]
-            )
-            context.candidates[name] = Candidate(compiled)
-            figures[name] = {"bytes": compiled.size_bytes, **engine.describe()}
+            compiled = CompiledEngine(name, precision, context.layout, folder / "model", facts["model_file"])
+            context.candidates[part] = Candidate(compiled, asked=recipe.precision in {"auto", precision})
+            figures[part] = {"bytes": compiled.size_bytes, **engine.describe()}
         return StepOutcome(reused=all_reused, figures=figures)
 
-    def _make(self, context: BuildContext, engine: Engine, folder: Path) -> None:
+    def _make(self, context: BuildContext, engine: Engine, precision: Precision, folder: Path) -> None:
         """Compile into an empty folder."""
-        (folder / "model").mkdir()
-        model_file = engine.compile(context.exported, context.recipe.precision, folder / "model")
+        request = CompileRequest(
+            onnx_path=context.quantized.get(precision, context.exported),
+            precision=precision,
+            layout=context.layout,
+            spec=context.settled,
+            recipe=context.recipe,
+            folder=folder / "model",
+            notes=folder / "notes",
+            cache=context.build_dir / "cache" / engine.name,
+        )
+        for path in (request.folder, request.notes, request.cache):
+            path.mkdir(parents=True, exist_ok=True)
+        model_file = engine.compile(request)
         (folder / "compile.json").write_text(json.dumps({"model_file": model_file}), encoding="utf-8")

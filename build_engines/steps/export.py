@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import build_engines
 from build_engines.context import BuildContext, StepOutcome
@@ -12,21 +15,35 @@ from build_engines.versions import EXPORT_PACKAGES, package_versions, source_has
 
 
 class ExportStep:
-    """Writes ``model.onnx``, and ``reference.npz`` with what eager transformers answers."""
+    """Writes ``model.onnx``, and what eager transformers answers to random tokens and held-out text."""
 
     name = "export"
 
     def run(self, context: BuildContext) -> StepOutcome:
         """Export, or reuse the export of the same weights by the same code."""
+        decides: dict[str, Any] = {
+            "files": context.model.hashes,
+            "spec": {k: v for k, v in asdict(context.settled).items() if k not in {"notes", "labels"}},
+            "versions": package_versions(EXPORT_PACKAGES),
+            "code": source_hash(build_engines.__file__, "export", "check/reference.py", "check/samples.py"),
+        }
         folder, reused = context.artifact(
             self.name,
             lambda into: self._make(context, into),
-            files=context.model.hashes,
-            spec={k: v for k, v in asdict(context.settled).items() if k not in {"notes", "labels"}},
             layout=context.recipe.layout,
-            versions=package_versions(EXPORT_PACKAGES),
-            code=source_hash(build_engines.__file__, "export", "check"),
+            pruned=context.keys.get("prune") if context.pruned else None,
+            **decides,
         )
+        if context.texts is not None:
+            answers, again = context.artifact(
+                self.name,
+                lambda into: self._make_reference(context, into),
+                part="reference",
+                texts=context.keys["tokenize"],
+                **decides,
+            )
+            context.reference = np.load(answers / "rows.npy", allow_pickle=False)
+            reused &= again
         facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         context.layout = facts["layout"]
         context.onnx_path = folder / "model.onnx"
@@ -42,8 +59,6 @@ class ExportStep:
     def _make(self, context: BuildContext, folder: Path) -> None:
         """Export into an empty folder."""
         # torch and transformers take seconds to import; a build that reuses everything never needs them
-        import numpy as np
-
         from build_engines.check.parity import parity_sequences
         from build_engines.check.reference import reference_outputs
         from build_engines.check.samples import parity_lengths
@@ -51,9 +66,9 @@ class ExportStep:
         from build_engines.export.onnx import export_onnx
 
         spec = context.settled
-        exported = export_onnx(context.model, spec, context.recipe.layout, folder / "model.onnx")
+        exported = export_onnx(context.served_model, spec, context.recipe.layout, folder / "model.onnx")
         sequences = parity_sequences(spec, parity_lengths(spec.max_length))
-        rows = reference_outputs(load_model(context.model, spec.task, "eager"), spec, sequences)
+        rows = reference_outputs(load_model(context.served_model, spec.task, "eager"), spec, sequences)
         np.savez(
             folder / "reference.npz",
             tokens=np.concatenate(sequences),
@@ -62,3 +77,13 @@ class ExportStep:
         )
         facts = {"layout": exported.layout, "notes": [exported.note] if exported.note else []}
         (folder / "export.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    def _make_reference(self, context: BuildContext, folder: Path) -> None:
+        """What the dense model answers to the held-out texts."""
+        from build_engines.check.reference import reference_outputs
+        from build_engines.export.load import load_model
+
+        assert context.texts is not None
+        spec = context.settled
+        model = load_model(context.model, spec.task, "eager")
+        np.save(folder / "rows.npy", reference_outputs(model, spec, context.texts.held_out))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -34,12 +35,15 @@ def build(
     rerun: Annotated[
         str | None, typer.Option(metavar="STEP", help="Do this step anew, even if nothing changed.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Publish even what the gate refuses; the report says so.")
+    ] = False,
     print_recipe: Annotated[
         bool, typer.Option("--print-recipe", help="Print the recipe with every default, and stop.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Build RECIPE into a model repository: export, compile, check, measure, publish.
+    """Build RECIPE into a model repository: export, quantize, compile, check, measure, judge, publish.
 
     What was built from the same recipe, model files and versions is reused. The old version stays in
     place until the new one is complete.
@@ -65,7 +69,7 @@ def build(
 
     check_step_name("--until", until)
     check_step_name("--rerun", rerun)
-    context = make_context(loaded, recipe, repository, build_dir, rerun)
+    context = make_context(loaded, recipe, repository, build_dir, rerun, force)
     if json_:
         print_json(run_build(context, until).as_dict())
         return
@@ -83,23 +87,8 @@ def _print_report(report: BuildReport, build_dir: Path) -> None:
     for step in report.steps:
         steps.add_row(step.step, step.status, f"{step.seconds:.2f}", "; ".join(step.notes))
     console.print(steps)
-    check, measure = report.step("check"), report.step("measure")
-    if check and measure:
-        engines = Table()
-        engines.add_column(f"engine, {report.recipe.precision}")
-        for header in ("max difference", "min cosine", "texts/s", "one text, ms", "threads"):
-            engines.add_column(header, justify="right")
-        for name, speed in measure.figures.items():
-            parity = check.figures[name]
-            engines.add_row(
-                name,
-                f"{parity['max_difference']:.1e}",
-                f"{parity['min_cosine']:.6f}",
-                f"{speed['sequences_per_second']:.0f}",
-                f"{speed['single_ms']:.2f}",
-                str(speed["threads"]),
-            )
-        console.print(engines)
+    if measure := report.step("measure"):
+        console.print(_candidates(report, measure.figures))
     published = report.step("publish")
     if published:
         figures = published.figures
@@ -108,3 +97,28 @@ def _print_report(report: BuildReport, build_dir: Path) -> None:
             highlight=False,
         )
     console.print(f"report: {build_dir / 'report.md'}", highlight=False)
+
+
+def _candidates(report: BuildReport, speeds: Mapping[str, Any]) -> Table:
+    """One row for each engine and precision that was tried."""
+    check, gate = report.step("check"), report.step("gate")
+    table = Table()
+    table.add_column("engine and precision")
+    for header in ("min cosine", "texts/s", "one text, ms", "threads"):
+        table.add_column(header, justify="right")
+    table.add_column("gate")
+    for part, speed in speeds.items():
+        verdict = gate.figures["verdicts"].get(part) if gate else None
+        failed = [c["name"] for c in verdict["checks"] if c["outcome"] == "fail"] if verdict else []
+        outcome = "" if verdict is None else ", ".join(failed) or "pass"
+        if gate and part == gate.figures["chosen"]:
+            outcome += ", served"
+        table.add_row(
+            part,
+            f"{check.figures[part]['min_cosine']:.6f}" if check else "",
+            f"{speed['sequences_per_second']:.0f}",
+            f"{speed['single_ms']:.2f}",
+            str(speed["threads"]),
+            outcome,
+        )
+    return table

@@ -184,8 +184,7 @@ def _samples(
         )
     chosen = list(texts[:wanted])
     if len(chosen) < wanted:
-        lengths = mixed_lengths(recipe.length_mix, wanted, spec.max_length, seed)
-        windows = _windows(texts, lengths, seed, tokenizer)
+        windows = _windows(recipe, spec, texts, wanted, seed, tokenizer)
         if len(windows) > len(chosen):
             notes.append(f"{what}: {len(windows)} windows of {len(texts)} texts, as long as the length mix")
             chosen = windows
@@ -198,19 +197,25 @@ def _samples(
     return [ids for ids, _ in kept], [text for _, text in kept]
 
 
-def _windows(texts: Sequence[str], lengths: Iterable[int], seed: int, tokenizer: Tokenizer) -> list[str]:
-    """Distinct runs of words, each about as many tokens long as asked, cut from texts drawn by length."""
+def _windows(
+    recipe: Recipe, spec: ModelSpec, texts: Sequence[str], wanted: int, seed: int, tokenizer: Tokenizer
+) -> list[str]:
+    """Distinct runs of words, about as many tokens long as the length mix asks, from texts long enough."""
     words = [text.split() for text in texts]
     sizes = np.array([len(w) for w in words])
-    tokens_a_word = len(tokenizer.encode(" ".join(texts[:50])).ids) / max(1, sizes[:50].sum())
+    tokenizer.no_truncation()
+    some = list(texts[:50])
+    tokens_a_word = sum(len(e.ids) for e in tokenizer.encode_batch_fast(some)) / max(1, sizes[:50].sum())
     rng = np.random.default_rng(seed)
     found: dict[str, None] = {}
-    for length in lengths:
+    for length in mixed_lengths(recipe.length_mix, 2 * wanted, spec.max_length, seed):
         size = max(1, round((length - 2) / max(tokens_a_word, 1e-6)))
         fits = np.flatnonzero(sizes >= min(size, sizes.max()))
         text = words[rng.choice(fits)]
         start = rng.integers(0, max(1, len(text) - size + 1))
         found[" ".join(text[start : start + size])] = None
+        if len(found) == wanted:  # twice the number is drawn, as short windows repeat
+            break
     return list(found)
 
 

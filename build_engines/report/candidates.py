@@ -1,0 +1,173 @@
+"""Every engine in every precision with all that the steps found of it, and what the build came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from build_engines.report.data import BuildReport
+from build_engines.report.formats import cosine, times
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One engine in one precision; None where no step said.
+
+    Attributes:
+        part: As in the figures, for instance ``openvino-int8``.
+        engine: Its engine.
+        precision: Of its linear layers.
+        size_bytes: Of its files.
+        mean_cosine: To the reference in float32.
+        min_cosine: The same of the worst text.
+        max_difference: Largest absolute difference on random tokens.
+        on_texts: Whether the cosines are of held-out texts; else of random tokens.
+        texts_per_second: On the recipe's length mix.
+        tokens_per_second: The same, in tokens.
+        single_ms: Median latency of one text, milliseconds.
+        threads: Thread budget.
+        speedup: Texts a second over those of the same engine in float32.
+        verdict: What the gate said, as ``Verdict.as_dict`` gives it.
+        chosen: Whether it is the one to be served.
+    """
+
+    part: str
+    engine: str
+    precision: str
+    size_bytes: int | None = None
+    mean_cosine: float | None = None
+    min_cosine: float | None = None
+    max_difference: float | None = None
+    on_texts: bool = False
+    texts_per_second: float | None = None
+    tokens_per_second: float | None = None
+    single_ms: float | None = None
+    threads: int | None = None
+    speedup: float | None = None
+    verdict: Mapping[str, Any] | None = None
+    chosen: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.engine} {self.precision}"
+
+    @property
+    def outcome(self) -> str:
+        """What the gate came to."""
+        if self.verdict is None:
+            return "not judged"
+        return "pass" if self.verdict["passed"] else "fail"
+
+    def threshold(self, name: str) -> float | None:
+        """What the gate holds one of its figures against, None where it does not."""
+        check = _check(self.verdict, name)
+        return check.get("threshold") if check else None
+
+
+def candidate_rows(report: BuildReport) -> list[CandidateRow]:
+    """All candidates, in the order in which they were compiled."""
+    sizes, parities, speeds, gate = (report.figures(n) for n in ("compile", "check", "measure", "gate"))
+    parts = dict.fromkeys([*sizes, *parities, *speeds, *gate.get("verdicts", {})])
+    rows = []
+    for part in parts:
+        engine, _, precision = part.partition("-")
+        parity, speed = parities.get(part) or {}, speeds.get(part) or {}
+        verdict = gate.get("verdicts", {}).get(part)
+        judged = {name: _figure(verdict, name) for name in ("mean_cosine", "min_cosine")}
+        on_texts = judged["mean_cosine"] is not None
+        known = judged if on_texts else {name: parity.get(name) for name in judged}
+        rate = speed.get("sequences_per_second")
+        measure = (speeds.get(f"{engine}-fp32") or {}).get("sequences_per_second")
+        rows.append(
+            CandidateRow(
+                part=part,
+                engine=engine,
+                precision=precision or str(report.recipe.precision),
+                size_bytes=(sizes.get(part) or {}).get("bytes"),
+                max_difference=parity.get("max_difference"),
+                on_texts=on_texts,
+                texts_per_second=rate,
+                tokens_per_second=speed.get("tokens_per_second"),
+                single_ms=speed.get("single_ms"),
+                threads=speed.get("threads"),
+                speedup=rate / measure if rate and measure else None,
+                verdict=verdict,
+                chosen=part == gate.get("chosen"),
+                **known,
+            )
+        )
+    return rows
+
+
+def _check(verdict: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
+    """The check whose dotted name ends so."""
+    checks = verdict["checks"] if verdict else ()
+    return next((check for check in checks if check["name"].split(".")[-1] == name), None)
+
+
+def _figure(verdict: Mapping[str, Any] | None, name: str) -> float | None:
+    """Figure of such a check."""
+    check = _check(verdict, name)
+    return check.get("figure") if check else None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What the build came to.
+
+    Attributes:
+        tone: ``good``, ``warn`` or ``bad``.
+        word: One or two words.
+        sentence: The whole of it.
+        causes: What failed, each with its figure, threshold and mend.
+    """
+
+    tone: str
+    word: str
+    sentence: str
+    causes: Sequence[Mapping[str, Any]] = field(default=())
+
+
+def headline(report: BuildReport, rows: Sequence[CandidateRow]) -> Headline:
+    """Say what is served, and how much faster it is than float32, at which accuracy."""
+    gate, published = report.figures("gate"), report.figures("publish")
+    model_failures = _failures(gate.get("model"))
+    if report.failure:
+        ran = report.steps[-1].step if report.steps else None
+        after = f" after the step {ran}" if ran else " before any step was done"
+        causes = [*model_failures, *(f for row in rows for f in _failures(row.verdict))]
+        return Headline("bad", "failed", f"The build ended{after}; nothing was published.", causes)
+    chosen = next((row for row in rows if row.chosen), None)
+    if chosen is None:
+        last = report.steps[-1].step if report.steps else "none"
+        if published:
+            return Headline("good", "published", f"Version {published['version']} is in the repository.")
+        return Headline("warn", "partial", f"Built up to the step {last}; nothing was published.")
+    causes = [*model_failures, *_failures(chosen.verdict)]
+    state = f"is served, version {published['version']}" if published else "is chosen, and not published yet"
+    sentence = f"{chosen.name} {state}{_merits(chosen)}."
+    if causes:
+        return Headline("bad", "forced", f"{sentence} The gate refuses it: it was forced.", causes)
+    return Headline("good", "passed" if published else "chosen", sentence)
+
+
+def _merits(row: CandidateRow) -> str:
+    """Speed and accuracy of one candidate, as the end of a sentence."""
+    said = ""
+    if row.speedup is not None and row.precision != "fp32":
+        said += f": {times(row.speedup)} the texts per second of {row.engine} fp32"
+    if row.mean_cosine is not None:
+        said += ", at" if said else ": "
+        texts = "held-out texts" if row.on_texts else "random tokens"
+        said += f" mean cosine {cosine(row.mean_cosine)} (least {cosine(row.min_cosine)}) to fp32 on {texts}"
+    return said.replace(":  ", ": ")
+
+
+def _failures(verdict: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The checks of a verdict that failed, with its subject."""
+    if verdict is None:
+        return []
+    checks = (check for check in verdict["checks"] if check["outcome"] == "fail")
+    return [{**check, "subject": verdict["subject"]} for check in checks]

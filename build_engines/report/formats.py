@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-ABSENT = "–"
+ABSENT = "\N{EN DASH}"
 _LONGEST_TEXT = 400  # characters of an example; more tells no more
 
 
 def cosine(value: float | None) -> str:
-    """A cosine with as many digits as tell it from 1: 0.9972, 0.999964; never rounded up to 1."""
+    """A cosine with as many digits as tell it from 1: 0.9972, 0.999964; six at most, never rounded up."""
     if value is None or not math.isfinite(value):
         return number(value)
     if value >= 1:
         return "1"
-    digits = min(8, max(4, math.ceil(-math.log10(1 - value)) + 1))
+    digits = min(6, max(4, math.ceil(-math.log10(1 - value)) + 1))
     return f"{math.floor(value * 10**digits + 1e-6) / 10**digits:.{digits}f}"
 
 
@@ -60,8 +60,8 @@ def percent(value: float | None) -> str:
 
 
 def times(value: float | None) -> str:
-    """A ratio, as in 1.84×."""
-    return ABSENT if value is None else f"{value:.2f}×"
+    """A ratio, with a sign of multiplication."""
+    return ABSENT if value is None else f"{value:.2f}\N{MULTIPLICATION SIGN}"
 
 
 def megabytes(value: float | None) -> str:
@@ -79,6 +79,6 @@ def label(key: str) -> str:
     return key.replace("_", " ")
 
 
-FILTERS = {
+FILTERS: dict[str, Callable[[Any], str]] = {
     made.__name__: made for made in (cosine, number, figure, percent, times, megabytes, seconds, label)
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from build_engines.report.candidates import candidate_rows, headline
 from build_engines.report.data import BuildReport
-from build_engines.report.formats import FILTERS
+from build_engines.report.formats import ABSENT, FILTERS
 from build_engines.report.plots import accuracy_plot
 from build_engines.report.sections import prune_section, quantize_sections, tensorrt_notes
 
@@ -23,15 +23,20 @@ def environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("build_engines.report"),
         autoescape=True,
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.ChainableUndefined,  # what a step did not say is left out
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(FILTERS)
+    made.filters.update({name: _tolerant(write) for name, write in FILTERS.items()})
     made.filters["columns"] = columns
     made.tests["plain"] = is_plain
     made.globals["style"] = Markup(made.loader.get_source(made, "style.css")[0]) if made.loader else ""
     return made
+
+
+def _tolerant(write: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The same filter, which takes what is not there for None."""
+    return lambda value: ABSENT if isinstance(value, jinja2.Undefined) else write(value)
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

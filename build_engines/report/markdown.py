@@ -75,7 +75,8 @@ def _engine_section(rows: list[CandidateRow]) -> Iterator[str]:
     )
     yield from (
         "",
-        "| engine | MB | mean cosine | min cosine | texts/s | to fp32 | tokens/s | one text, ms | threads | gate |",
+        "| candidate | MB | mean cosine | min cosine | texts/s | to fp32 | tokens/s | one text, ms | threads "
+        "| gate |",
     )
     yield f"| --- {'| ---: ' * 8}| --- |"
     for row in rows:
@@ -100,7 +101,5 @@ def _quantize_section(quantized: Mapping[str, Any]) -> Iterator[str]:
         return
     yield from ("", "## Quantization", "")
     for precision, found in quantized.items():
-        plain = {
-            k: v for k, v in found.items() if isinstance(v, int | float | str) and not isinstance(v, bool)
-        }
+        plain = {key: value for key, value in found.items() if isinstance(value, int | float | str)}
         yield f"- {precision}: {_cell(plain)}"

@@ -31,7 +31,7 @@ def marks(names: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, st
 
 def nines(value: float) -> float:
     """How many nines a cosine begins with, as a number: 0.99 gives 2, 0.9975 gives 2.6."""
-    return min(_NINES, -math.log10(max(1 - value, 10**-_NINES)))
+    return 0.0 if math.isnan(value) else min(_NINES, -math.log10(max(1 - value, 10**-_NINES)))
 
 
 def accuracy_plot(rows: Sequence[CandidateRow]) -> Markup | None:
@@ -39,7 +39,7 @@ def accuracy_plot(rows: Sequence[CandidateRow]) -> Markup | None:
     placed = [
         (row, row.texts_per_second, row.mean_cosine)
         for row in rows
-        if row.texts_per_second and _finite(row.mean_cosine)
+        if row.texts_per_second and row.mean_cosine is not None and math.isfinite(row.mean_cosine)
     ]
     if not placed:
         return None
@@ -48,8 +48,9 @@ def accuracy_plot(rows: Sequence[CandidateRow]) -> Markup | None:
     def draw(figure: Any, narrow: bool) -> None:
         axes = figure.subplots()
         lows = []
-        for (row, speed, mean), (marker, color) in zip(placed, looks, strict=True):
-            mean, worst = nines(mean), nines(row.min_cosine) if _finite(row.min_cosine) else nines(mean)
+        for (row, speed, found), (marker, color) in zip(placed, looks, strict=True):
+            mean = nines(found)
+            worst = mean if row.min_cosine is None else nines(row.min_cosine)
             lows.append(worst)
             axes.plot([speed, speed], [worst, mean], color=color, linewidth=2, zorder=2)
             axes.plot([speed], [worst], marker="_", markersize=10, color=color, zorder=2)
@@ -67,7 +68,7 @@ def accuracy_plot(rows: Sequence[CandidateRow]) -> Markup | None:
             )
             if row.chosen:
                 axes.plot([speed], [mean], marker="o", markersize=20, color=INK, markerfacecolor="none")
-                axes.annotate("served", (speed, mean), (0, -24), textcoords="offset points", ha="center")
+                axes.annotate("served", (speed, mean), (0, 14), textcoords="offset points", ha="center")
         for name, style in (("mean_cosine", "--"), ("min_cosine", ":")):
             limit = next((t for row, *_ in placed if (t := row.threshold(name)) is not None), None)
             if limit is not None and limit < 1:

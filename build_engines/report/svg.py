@@ -22,8 +22,8 @@ _VARIABLES = {
     BAD: "--bad",
     **{color: f"--series-{number}" for number, color in enumerate(SERIES, 1)},
 }
-_WIDTHS = {"wide": 720, "narrow": 330}  # CSS pixels; a telephone's 360 less the margins
-_STYLE: dict[str, Any] = {
+_WIDTHS = {"wide": 860, "narrow": 330}  # CSS pixels; a telephone's 360 less the margins
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: the reader's font, found by search
     "svg.hashsalt": "tritonforge",  # the same figure gives the same page
     "text.parse_math": False,  # a `$` in a name is a `$`

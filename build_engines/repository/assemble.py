@@ -1,4 +1,4 @@
-"""Lays out the three model folders of a recipe, complete, in a staging folder."""
+"""Lays out the model folders of a recipe, complete, in a staging folder."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from build_engines.repository.config import (
     tokenizer_config,
 )
 from build_engines.repository.names import ModelNames
+from build_engines.repository.tensorrt_config import fanout_config, plan_config
 from build_engines.spec import ModelSpec
 from tritonforge.recipe import Recipe
 
@@ -53,16 +54,26 @@ def assemble(
     Raises:
         OSError: If the disk is full.
     """
-    names = ModelNames(recipe.name)
+    names = ModelNames.of(recipe.name, compiled.engine)
     configs = {
         names.tokenizer: tokenizer_config(recipe, spec),
-        names.engine: engine_config(recipe, spec, compiled),
-        names.ensemble: ensemble_config(recipe, spec),
+        names.ensemble: ensemble_config(recipe, spec, names),
     }
+    if names.fans_out:
+        configs[names.engine] = plan_config(recipe, spec, compiled)
+        configs[names.fanout] = fanout_config(recipe, spec, compiled)
+    else:
+        configs[names.engine] = engine_config(recipe, spec, compiled)
     for name, config in configs.items():
         (staging / name / str(version)).mkdir(parents=True)
         (staging / name / "config.pbtxt").write_text(to_pbtxt(config), encoding="utf-8")
-        manifest = {"recipe": recipe.name, "key": key, "version": version, "build": facts}
+        manifest = {
+            "recipe": recipe.name,
+            "key": key,
+            "version": version,
+            "models": list(names.all),
+            "build": facts,
+        }
         (staging / name / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
     tokenizer = staging / names.tokenizer / str(version)
@@ -74,11 +85,13 @@ def assemble(
     engine = staging / names.engine / str(version)
     for path in compiled.folder.iterdir():
         link_or_copy(path, engine / path.name)
-    _write_backend(engine, "encoder")
+    # The model that turns the engine's rows into answers, which needs the labels.
+    answering = staging / (names.fanout if names.fans_out else names.engine)
+    _write_backend(answering / str(version), "fanout" if names.fans_out else "encoder")
 
     if spec.labels:
         labels = "".join(f"{label}\n" for label in spec.labels)
-        for place in (engine, staging / names.engine, staging / names.ensemble):
+        for place in (answering / str(version), answering, staging / names.ensemble):
             (place / LABELS_FILE).write_text(labels, encoding="utf-8")
 
 

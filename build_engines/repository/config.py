@@ -22,19 +22,18 @@ WARMUP_TEXT_FILE = "text"  # in the model's folder "warmup"
 TEXT, TOKENS = "text", "input_ids"
 
 
-def ensemble_config(recipe: Recipe, spec: ModelSpec) -> ModelConfig:
+def ensemble_config(recipe: Recipe, spec: ModelSpec, names: ModelNames) -> ModelConfig:
     """Config of the ensemble: text in, vectors or labels out."""
-    names = ModelNames(recipe.name)
     config = pb.ModelConfig(
         name=names.ensemble, platform="ensemble", max_batch_size=recipe.batching.max_batch_size
     )
     config.input.add(name=TEXT, data_type=pb.TYPE_STRING, dims=[1])
-    outputs = _add_outputs(config, spec)
+    outputs = add_outputs(config, spec)
     steps = config.ensemble_scheduling.step
     tokenize = steps.add(model_name=names.tokenizer, model_version=-1)
     tokenize.input_map[TEXT] = TEXT
     tokenize.output_map[TOKENS] = TOKENS
-    encode = steps.add(model_name=names.engine, model_version=-1)
+    encode = steps.add(model_name=names.fanout if names.fans_out else names.engine, model_version=-1)
     encode.input_map[TOKENS] = TOKENS
     for output in outputs:
         encode.output_map[output] = output
@@ -45,12 +44,12 @@ def ensemble_config(recipe: Recipe, spec: ModelSpec) -> ModelConfig:
 
 def tokenizer_config(recipe: Recipe, spec: ModelSpec) -> ModelConfig:
     """Config of the tokenizer: STRING [b, 1] to ragged INT32 [b, n]."""
-    config = _python_model(ModelNames(recipe.name).tokenizer, recipe, recipe.instances.tokenizer)
+    config = python_model(ModelNames(recipe.name).tokenizer, recipe, recipe.instances.tokenizer)
     config.input.add(name=TEXT, data_type=pb.TYPE_STRING, dims=[1])
     config.output.add(name=TOKENS, data_type=pb.TYPE_INT32, dims=[-1])
     # Waiting for company is the engine's business; here it would only add to the latency.
-    _add_batching(config, recipe, delay_us=0)
-    _set_parameters(
+    add_batching(config, recipe, delay_us=0)
+    set_parameters(
         config,
         max_length=spec.max_length,
         max_text_bytes=recipe.limits.max_text_bytes,
@@ -67,11 +66,11 @@ def tokenizer_config(recipe: Recipe, spec: ModelSpec) -> ModelConfig:
 
 def engine_config(recipe: Recipe, spec: ModelSpec, compiled: CompiledEngine) -> ModelConfig:
     """Config of the engine: ragged token ids, so that requests of different lengths are batched."""
-    config = _python_model(ModelNames(recipe.name).engine, recipe, recipe.instances.engine)
+    config = python_model(ModelNames(recipe.name).engine, recipe, recipe.instances.engine)
     config.input.add(name=TOKENS, data_type=pb.TYPE_INT32, dims=[-1], allow_ragged_batch=True)
-    _add_outputs(config, spec)
-    _add_batching(config, recipe, delay_us=recipe.batching.max_queue_delay_us)
-    _set_parameters(
+    add_outputs(config, spec)
+    add_batching(config, recipe, delay_us=recipe.batching.max_queue_delay_us)
+    set_parameters(
         config,
         engine=compiled.engine,
         precision=compiled.precision,
@@ -85,7 +84,7 @@ def engine_config(recipe: Recipe, spec: ModelSpec, compiled: CompiledEngine) -> 
         max_length=spec.max_length,
     )
     if recipe.warmup.enabled:
-        _add_warmups(config, {min(length, spec.max_length) for length in recipe.warmup.lengths})
+        add_warmups(config, warmup_lengths(recipe, spec))
     return config
 
 
@@ -94,7 +93,7 @@ def to_pbtxt(config: ModelConfig) -> str:
     return str(text_format.MessageToString(config))
 
 
-def _python_model(name: str, recipe: Recipe, count: int) -> ModelConfig:
+def python_model(name: str, recipe: Recipe, count: int) -> ModelConfig:
     """A model of the Python backend on the CPU; only the newest version is loaded."""
     config = pb.ModelConfig(name=name, backend="python", max_batch_size=recipe.batching.max_batch_size)
     config.version_policy.latest.num_versions = 1
@@ -102,7 +101,7 @@ def _python_model(name: str, recipe: Recipe, count: int) -> ModelConfig:
     return config
 
 
-def _add_outputs(config: ModelConfig, spec: ModelSpec) -> list[str]:
+def add_outputs(config: ModelConfig, spec: ModelSpec) -> list[str]:
     """Declare the task's outputs and give their names."""
     if spec.task == "embedding":
         config.output.add(name="embedding", data_type=pb.TYPE_FP32, dims=[spec.width])
@@ -115,7 +114,7 @@ def _add_outputs(config: ModelConfig, spec: ModelSpec) -> list[str]:
     return [output.name for output in config.output]
 
 
-def _add_batching(config: ModelConfig, recipe: Recipe, delay_us: int) -> None:
+def add_batching(config: ModelConfig, recipe: Recipe, delay_us: int) -> None:
     """Dynamic batching with the recipe's queue policy and priorities."""
     batching, queue = config.dynamic_batching, recipe.queue
     batching.SetInParent()
@@ -135,9 +134,14 @@ def _add_batching(config: ModelConfig, recipe: Recipe, delay_us: int) -> None:
         )
 
 
-def _add_warmups(config: ModelConfig, lengths: Iterable[int]) -> None:
+def warmup_lengths(recipe: Recipe, spec: ModelSpec) -> list[int]:
+    """Lengths of the warm-up requests in tokens, ascending."""
+    return sorted({min(length, spec.max_length) for length in recipe.warmup.lengths})
+
+
+def add_warmups(config: ModelConfig, lengths: Iterable[int]) -> None:
     """One request and a full batch of each length, so that the first user does not pay for memory."""
-    for length in sorted(lengths):
+    for length in lengths:
         for batch_size in sorted({1, min(8, config.max_batch_size)}):
             sample = config.model_warmup.add(name=f"{batch_size}x{length}", batch_size=batch_size)
             sample.inputs[TOKENS].CopyFrom(
@@ -145,7 +149,7 @@ def _add_warmups(config: ModelConfig, lengths: Iterable[int]) -> None:
             )
 
 
-def _set_parameters(config: ModelConfig, **values: Any) -> None:
+def set_parameters(config: ModelConfig, **values: Any) -> None:
     """Backend settings; Triton carries strings only."""
     parameters: Mapping[str, Any] = config.parameters
     for key, value in values.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tritonforge.recipe import EngineName
+
 
 @dataclass(frozen=True)
 class ModelNames:
@@ -11,9 +13,17 @@ class ModelNames:
 
     Attributes:
         ensemble: What clients call; the recipe's ``name``.
+        fans_out: Whether the engine takes one text a request, as Triton's TensorRT backend does, so that a
+            model between tokenizer and engine sends it the rows of a request one by one.
     """
 
     ensemble: str
+    fans_out: bool = False
+
+    @classmethod
+    def of(cls, name: str, engine: EngineName) -> ModelNames:
+        """The models of a recipe that an engine serves."""
+        return cls(name, fans_out=engine == "tensorrt")
 
     @property
     def tokenizer(self) -> str:
@@ -26,6 +36,17 @@ class ModelNames:
         return f"{self.ensemble}_engine"
 
     @property
-    def all(self) -> tuple[str, str, str]:
+    def fanout(self) -> str:
+        """Many rows of token ids to as many requests to the engine, and back."""
+        return f"{self.ensemble}_fanout"
+
+    @property
+    def all(self) -> tuple[str, ...]:
         """Parts first: an ensemble must never be ahead of what it is made of."""
-        return (self.tokenizer, self.engine, self.ensemble)
+        between = (self.fanout,) if self.fans_out else ()
+        return (self.tokenizer, self.engine, *between, self.ensemble)
+
+    @property
+    def possible(self) -> tuple[str, ...]:
+        """Every name that a build of the recipe with any engine may have published."""
+        return ModelNames(self.ensemble, fans_out=True).all

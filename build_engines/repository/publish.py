@@ -36,21 +36,32 @@ def staging_folder(repository: Path, name: str) -> Iterator[Path]:
 
 
 def published_key(repository: Path, name: str) -> str | None:
-    """Content key of what is published, or None unless all three models carry the same one."""
-    keys = {_manifest(repository / model).get("key") for model in ModelNames(name).all}
-    key = keys.pop()
-    return key if not keys and isinstance(key, str) else None
+    """Content key of what is published.
+
+    None unless the models that the ensemble's manifest lists are there and carry the same key, and no
+    other model of the recipe is there.
+    """
+    manifest = _manifest(repository / name)
+    listed, key = manifest.get("models"), manifest.get("key")
+    there = _published_models(repository, name)
+    keys = {_manifest(repository / model).get("key") for model in there}
+    return key if isinstance(key, str) and listed == there and keys == {key} else None
 
 
 def published_version(repository: Path, name: str) -> int:
     """Newest version of any of the models, 0 if none is there."""
     return max(
-        (version for model in ModelNames(name).all for version in _versions(repository / model)), default=0
+        (
+            version
+            for model in _published_models(repository, name)
+            for version in _versions(repository / model)
+        ),
+        default=0,
     )
 
 
 def publish(staging: Path, repository: Path, name: str) -> None:
-    """Exchange the staged folders with the published ones.
+    """Exchange the staged folders with the published ones, and take away what the new set does not have.
 
     The newest old version stays beside the new one (as hard links), since a backend process of a
     running server that has to start again looks for its files there; Triton loads the newest only.
@@ -58,7 +69,8 @@ def publish(staging: Path, repository: Path, name: str) -> None:
     Raises:
         OSError: If a rename fails; models not yet exchanged are then as they were.
     """
-    for model in ModelNames(name).all:
+    staged = [model for model in ModelNames(name).possible if (staging / model).is_dir()]
+    for model in staged:
         old = repository / model
         if versions := _versions(old):
             kept = str(max(versions))
@@ -68,8 +80,12 @@ def publish(staging: Path, repository: Path, name: str) -> None:
                 copy_function=lambda source, target: link_or_copy(Path(source), Path(target)),
                 ignore=shutil.ignore_patterns("__pycache__"),
             )
-    for model in ModelNames(name).all:
+    for model in staged:
         _exchange(staging / model, repository / model)
+    # Last: until the new ensemble is there, the old one needs it. Into the staging folder, which is removed.
+    for model in _published_models(repository, name):
+        if model not in staged:
+            (repository / model).rename(staging / model)
 
 
 def _exchange(new: Path, target: Path) -> None:
@@ -91,6 +107,20 @@ def _exchange(new: Path, target: Path) -> None:
     except OSError:
         aside.rename(target)
         raise
+
+
+def _published_models(repository: Path, name: str) -> list[str]:
+    """Models of a recipe that are there.
+
+    What only some engines need counts if the recipe made it: another recipe may bear that name.
+    """
+    names = ModelNames(name)
+    return [
+        model
+        for model in names.possible
+        if (repository / model).is_dir()
+        and (model in names.all or _manifest(repository / model).get("recipe") == name)
+    ]
 
 
 def _versions(model: Path) -> list[int]:

@@ -53,7 +53,7 @@ class PublishStep:
             reused=reused,
             figures={
                 "repository": str(context.repository),
-                "models": list(ModelNames(recipe.name).all),
+                "models": list(ModelNames.of(recipe.name, compiled.engine).all),
                 "version": version,
                 "key": key,
             },

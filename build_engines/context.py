@@ -21,7 +21,7 @@ from build_engines.spec import ModelSpec
 from build_engines.texts import TextSet
 from tritonforge.recipe import Layout, Precision, Recipe
 
-Status = Literal["done", "reused", "failed"]
+Status = Literal["done", "reused", "skipped", "failed"]
 T = TypeVar("T")
 
 
@@ -31,11 +31,13 @@ class StepOutcome:
 
     Attributes:
         reused: The artefact was there already.
+        skipped: There was nothing to do.
         figures: What it measured or decided; values fit JSON.
         notes: What a reader should know.
     """
 
     reused: bool = False
+    skipped: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -46,7 +48,8 @@ class StepReport:
 
     Attributes:
         step: Its name.
-        status: ``done``, ``reused``, or ``failed`` with figures to show.
+        status: ``done``, ``reused``, ``skipped`` where there was nothing to do, or ``failed`` with figures to
+            show.
         seconds: How long it took.
         figures: As in :class:`StepOutcome`.
         notes: As in :class:`StepOutcome`.

@@ -75,7 +75,8 @@ def _run(step: Step, context: BuildContext, reports: list[StepReport]) -> None:
         if error.figures:
             note("failed", error.figures)
         raise
-    note("reused" if outcome.reused else "done", outcome.figures, outcome.notes)
+    status: Status = "skipped" if outcome.skipped else "reused" if outcome.reused else "done"
+    note(status, outcome.figures, outcome.notes)
 
 
 def repeat_command(recipe_path: Path, step: str) -> str:

@@ -44,7 +44,7 @@ class QuantizeStep:
             context.quantized[number] = folder / "model.onnx"
             figures[number] = json.loads((folder / "quantization.json").read_text(encoding="utf-8"))
             notes += [f"{number}: {note}" for note in figures[number]["notes"]]
-        return StepOutcome(reused=all_reused and bool(figures), figures=figures, notes=tuple(notes))
+        return StepOutcome(reused=all_reused, skipped=not figures, figures=figures, notes=tuple(notes))
 
     def _make(self, context: BuildContext, number: Literal["int8", "fp8"], folder: Path) -> None:
         """Calibrate into an empty folder."""

@@ -27,7 +27,7 @@ TinyBuild = Callable[[str, str], Built]
 def check_parity(built: Built) -> None:
     """Both engines were compared, from one token to the longest text."""
     figures = built.report.step("check").figures
-    assert set(figures) == {"onnxruntime", "openvino"}
+    assert set(figures) == {"onnxruntime-fp32", "openvino-fp32"}
     for parity in figures.values():
         assert parity["max_difference"] < 1e-4
         assert (parity["shortest"], parity["longest"]) == (1, 64)
@@ -87,7 +87,7 @@ def test_tiny_models_would_show_a_neighbour(
     from build_engines.engines import ENGINES
 
     built = tiny_build(architecture, "embedding")
-    candidate = built.context.candidates["onnxruntime"].compiled
+    candidate = built.context.candidates["onnxruntime-fp32"].compiled
     runner = ENGINES["onnxruntime"].load(candidate, 1)
     ids = np.arange(10, 34, dtype=np.int32)
 

@@ -50,9 +50,9 @@ def test_tables_for_people(arguments: list[str]) -> None:
         "resolve",
         "export",
         "reused",
-        "engine, fp32",
-        "onnxruntime",
-        "openvino",
+        "onnxruntime-fp32",
+        "openvino-fp32",
+        "served",
         "version 1",
         "report.md",
     ):
@@ -76,19 +76,19 @@ def test_options_override_the_recipe(arguments: list[str]) -> None:
     assert report["recipe"]["engine"] == "onnxruntime"
     assert report["recipe"]["batching"]["max_batch_size"] == 4
     assert [step["step"] for step in report["steps"]][-1] == "check"
-    assert list(report["steps"][-1]["figures"]) == ["onnxruntime"]
+    assert list(report["steps"][-1]["figures"]) == ["onnxruntime-fp32"]
 
 
 def test_print_recipe_builds_nothing_and_loads_again(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(f"name: toy\nmodel: {tmp_path}\n")
-    result = CliRunner().invoke(app, ["build", str(recipe), "--print-recipe", "--precision", "int8"])
+    result = CliRunner().invoke(app, ["build", str(recipe), "--print-recipe", "--precision", "int8-dynamic"])
     assert result.exit_code == 0
     printed = yaml.safe_load(result.stdout)
     assert set(printed) == set(Recipe.model_fields)
-    assert printed["precision"] == "int8"
+    assert printed["precision"] == "int8-dynamic"
     again = tmp_path / "again.yaml"
     again.write_text(result.stdout)
-    assert load_recipe(again) == load_recipe(recipe, ["precision=int8"])
+    assert load_recipe(again) == load_recipe(recipe, ["precision=int8-dynamic"])
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "again.yaml"}
 
 
@@ -103,7 +103,9 @@ def test_print_recipe_builds_nothing_and_loads_again(recipe: Path, tmp_path: Pat
         (["--set", "model=/no/such/folder"], "no such model folder"),
         (["--set", "model=package:no-such-package"], "pip install no-such-package"),
         (["--name", "Bad Name"], "pattern"),
-        (["--engine", "tensorrt"], "tensorrt"),
+        (["--engine", "torch"], "torch"),
+        (["--engine", "onnxruntime", "--precision", "bf16"], "does not serve bf16"),
+        (["--precision", "int8"], "needs text to calibrate on"),
     ],
 )
 def test_a_mistake_of_the_user_exits_2(arguments: list[str], options: list[str], says: str) -> None:

@@ -13,11 +13,11 @@ from python_backends.settings import EncoderSettings
 MATRIX = np.array([[5, 6, 7], [9, -1, -1]], np.int32)
 
 
-@pytest.fixture(params=["onnxruntime", "openvino", "openvino-int8"])
+@pytest.fixture(params=["onnxruntime", "openvino", "openvino-int8-dynamic"])
 def load(request: pytest.FixtureRequest) -> Any:
     if request.param == "onnxruntime":
         return lambda path: OnnxRuntimeRunner(path, 1)
-    precision = "int8" if request.param.endswith("int8") else "fp32"
+    precision = request.param.removeprefix("openvino").removeprefix("-") or "fp32"
     return lambda path: OpenVinoRunner(path, 1, precision)
 
 

@@ -69,8 +69,8 @@ recipes = st.fixed_dictionaries(
     },
     optional={
         "max_length": st.one_of(st.just("auto"), sizes),
-        "engine": st.sampled_from(["auto", "onnxruntime", "openvino"]),
-        "precision": st.sampled_from(["fp32", "int8"]),
+        "engine": st.sampled_from(["auto", "onnxruntime", "openvino", "tensorrt"]),
+        "precision": st.sampled_from(["auto", "fp32", "int8", "int4-weights", "fp8"]),
         "length_mix": st.lists(
             st.fixed_dictionaries({"tokens": sizes}, optional={"weight": st.floats(0.01, 10)}), min_size=1
         ),
@@ -121,8 +121,8 @@ def test_any_recipe_survives_being_printed(tmp_path_factory: pytest.TempPathFact
             MINIMAL + "batching: {max_batch_size: 4, preferred_batch_sizes: [2, 8]}\n",
             ["batching", "preferred_batch_sizes [8] exceed max_batch_size 4"],
         ),
-        (MINIMAL + "engine: tensorrt\n", ["engine", "'auto', 'onnxruntime' or 'openvino'", "not 'tensorrt'"]),
-        (MINIMAL + "precision: fp16\n", ["precision", "'fp32' or 'int8'", "not 'fp16'"]),
+        (MINIMAL + "engine: torch\n", ["engine", "'openvino' or 'tensorrt'", "not 'torch'"]),
+        (MINIMAL + "precision: int3\n", ["precision", "'int8-dynamic'", "not 'int3'"]),
         (MINIMAL + "task: rerank\n", ["task", "'auto', 'embedding' or 'classification'"]),
         (MINIMAL + "max_length: -1\n", ["max_length", "greater than 0", "'auto'", "not -1"]),
         (MINIMAL + "embedding: {pooling: max}\n", ["embedding.pooling", "'auto', 'mean', 'cls' or 'last'"]),
@@ -157,7 +157,7 @@ def test_a_wrong_key_is_named(recipe: Path, text: str, says: list[str]) -> None:
 
 
 def test_all_mistakes_come_at_once(recipe: Path) -> None:
-    recipe.write_text(MINIMAL + "engine: gpu\nprecision: fp8\nbatching: {max_batch_size: 0, x: 1}\n")
+    recipe.write_text(MINIMAL + "engine: gpu\nprecision: int3\nbatching: {max_batch_size: 0, x: 1}\n")
     what = refused(recipe).what
     for key in ("engine:", "precision:", "batching.max_batch_size:", "batching.x:"):
         assert key in what

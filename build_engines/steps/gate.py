@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,47 +14,19 @@ import python_backends
 from build_engines.check.execute import run_sequences
 from build_engines.context import BuildContext, Candidate, StepOutcome
 from build_engines.engines import ENGINES
-from build_engines.gate.choose import describe_failure, fastest, refusal, throughput
+from build_engines.gate.choose import fastest, refusal, throughput
 from build_engines.gate.compare import Rows
+from build_engines.gate.early import model_verdict
 from build_engines.gate.judge import Evidence, judge, mend_for
 from build_engines.gate.labelled import Labelled, load_labelled, metric_checks
-from build_engines.gate.model import check_model, check_text
 from build_engines.gate.probe import Probe, grid_sequences, probe
 from build_engines.gate.verdict import GateCheck, Verdict
+from build_engines.gate.wording import describe_failure
 from build_engines.model_files import file_sha256
 from build_engines.texts import resolve_source
 from build_engines.versions import source_hash
 
-
-def model_verdict(context: BuildContext) -> Verdict:
-    """Weights, architecture and vocabulary; to be asked as soon as there is a tokenizer.
-
-    Raises:
-        GateError: If a check fails and the build is not forced.
-    """
-    folder, _ = context.artifact(
-        "gate",
-        lambda into: _make_model(context, into),
-        part="model",
-        files=context.model.hashes,
-        max_length=context.settled.max_length,
-        labels=context.settled.labels,
-        tokenizer=context.keys["tokenize"],
-        code=source_hash(build_engines.__file__, "gate/model.py", "gate/tensors.py"),
-    )
-    verdict = Verdict.from_dict(json.loads((folder / "verdict.json").read_text(encoding="utf-8")))
-    if not verdict.passed and not context.force:
-        raise refusal([verdict], {"chosen": None, "verdicts": {"model": verdict.as_dict()}})
-    return verdict
-
-
-def _make_model(context: BuildContext, folder: Path) -> None:
-    """Read the weights and the vocabulary."""
-    verdict = check_model(context.model, context.settled, context.tokenizer_path)
-    if context.texts is not None and context.tokenizer_path is not None:
-        known = check_text(context.texts.held_out, context.tokenizer_path)
-        verdict = replace(verdict, checks=(*verdict.checks, known))
-    (folder / "verdict.json").write_text(json.dumps(verdict.as_dict()), encoding="utf-8")
+__all__ = ["GateStep", "model_verdict"]
 
 
 class GateStep:

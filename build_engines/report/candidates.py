@@ -135,16 +135,18 @@ def headline(report: BuildReport, rows: Sequence[CandidateRow]) -> Headline:
     gate, published = report.figures("gate"), report.figures("publish")
     model_failures = _failures(gate.get("model"))
     if report.failure:
-        ran = report.steps[-1].step if report.steps else None
-        after = f" after the step {ran}" if ran else " before any step was done"
+        last = report.steps[-1] if report.steps else None
+        after = " before any step was done"
+        if last:
+            after = f" {'in' if last.status == 'failed' else 'after'} the step {last.step}"
         causes = [*model_failures, *(f for row in rows for f in _failures(row.verdict))]
         return Headline("bad", "failed", f"The build ended{after}; nothing was published.", causes)
     chosen = next((row for row in rows if row.chosen), None)
     if chosen is None:
-        last = report.steps[-1].step if report.steps else "none"
+        ran = report.steps[-1].step if report.steps else "none"
         if published:
             return Headline("good", "published", f"Version {published['version']} is in the repository.")
-        return Headline("warn", "partial", f"Built up to the step {last}; nothing was published.")
+        return Headline("warn", "partial", f"Built up to the step {ran}; nothing was published.")
     causes = [*model_failures, *_failures(chosen.verdict)]
     state = f"is served, version {published['version']}" if published else "is chosen, and not published yet"
     sentence = f"{chosen.name} {state}{_merits(chosen)}."

@@ -80,7 +80,7 @@ def accuracy_plot(rows: Sequence[CandidateRow]) -> Markup | None:
         axes.set_xlim(0, max(speed for _, speed, _ in placed) * 1.12)
         ticks = range(int(low), int(_NINES) + 1)
         axes.set_yticks(ticks, [_nines_label(tick) for tick in ticks])
-        axes.set_xlabel("texts per second on the recipe's length mix")
+        axes.set_xlabel("texts per second" + ("" if narrow else " on the recipe's length mix"))
         axes.set_ylabel("cosine to the reference" + ("" if narrow else ", mean down to least"))
         figure.legend(loc="outside lower left", ncols=1 if narrow else 3)
 

@@ -1,4 +1,4 @@
-"""The command line: ``tritonforge build | serve | predict | doctor``."""
+"""The command line: ``tritonforge build | benchmark | serve | predict | doctor``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import typer
 from rich.text import Text
 
 from tritonforge import __version__
+from tritonforge.cli.benchmark import benchmark
 from tritonforge.cli.build import build
 from tritonforge.cli.demo import demo
 from tritonforge.cli.doctor import doctor
 from tritonforge.cli.predict import predict
 from tritonforge.cli.serve import serve
+from tritonforge.cli.validate import validate
 from tritonforge.console import err_console, print_json
 from tritonforge.errors import TritonForgeError
 
@@ -24,6 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(build)
+app.command()(benchmark)
+app.command()(validate)
 app.command()(serve)
 app.command()(predict)
 app.command()(doctor)

@@ -12,4 +12,4 @@ class PruneStep:
 
     def run(self, context: BuildContext) -> StepOutcome:
         """Leave the model dense."""
-        return StepOutcome()
+        return StepOutcome(skipped=True)

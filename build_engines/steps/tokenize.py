@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import build_engines
 from build_engines.context import BuildContext, StepOutcome
 from build_engines.repository.tokenizer import write_tokenizer
+from build_engines.steps.gate import model_verdict
 from build_engines.texts import TextSet, load_text_set, source_hashes, unknown_share
 from build_engines.versions import package_versions, source_hash
 from tritonforge.errors import RecipeError
@@ -38,15 +39,17 @@ class TokenizeStep:
             calibration=recipe.calibration.model_dump(exclude={"method"}),
             held_out=[recipe.gate.texts, recipe.gate.samples],
             sources=source_hashes(recipe),
-            mix=[share.model_dump() for share in recipe.length_mix],
+            mix=[share.model_dump() for share in recipe.length_mix] if recipe.calibration.texts else None,
             versions=package_versions(("tokenizers", "transformers")),
             code=source_hash(build_engines.__file__, "repository", "texts.py"),
         )
         context.tokenizer_path = folder / "tokenizer.json"
         facts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
-        if not facts:
+        if facts:
+            context.texts = _read(folder / "texts.npz", facts)
+        model_verdict(context)  # a broken model is refused here, before minutes of export
+        if context.texts is None:
             return StepOutcome(reused=reused, figures={"texts": None})
-        context.texts = _read(folder / "texts.npz", facts)
         figures = {
             "source": facts["source"],
             "calibration": len(context.texts.calibration),

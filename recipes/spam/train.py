@@ -24,7 +24,7 @@ import transformers
 import typer
 from card import Figures, card, figures_table, recall_by_folder
 from classifier import Settings, encode, load_base, predict, train
-from corpus import INTEGRITY, Mail, fetch, read_mails
+from corpus import INTEGRITY, LABELS, Mail, fetch, read_mails
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from splits import Splits, drop_duplicates, split
 
@@ -134,6 +134,9 @@ def write_model(
         machine=f"{torch.get_num_threads()} threads of {platform.machine()}",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+    # What the recipe's `calibration` and `gate` sections name; the test mails took no part in training.
+    write_texts(folder / "calibration.jsonl", splits.train)
+    write_texts(folder / "held_out.jsonl", splits.test)
     # No timing in it: the build keys its artefacts by the JSON files of a model.
     record: dict[str, Any] = {
         "key": key,
@@ -144,6 +147,15 @@ def write_model(
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return figures_table(validation, test)
+
+
+def write_texts(path: Path, mails: tuple[Mail, ...]) -> None:
+    """Write a JSON object a line, with ``text`` and the name of its ``label``."""
+    with path.open("w", encoding="utf-8") as file:
+        for mail in mails:
+            file.write(
+                json.dumps({"text": mail.text, "label": LABELS[mail.label]}, ensure_ascii=False) + "\n"
+            )
 
 
 def take(mails: list[Mail], limit: int | None, seed: int) -> list[Mail]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,31 @@ def content_key(**parts: Any) -> str:
     """Hash of everything that decides an artefact, 16 hexadecimal digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def build_lock(build_dir: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Let one build at a time work in a folder: they would remove each other's artefacts.
+
+    Args:
+        build_dir: The folder, made if it is not there.
+        waiting: Called with a line for the user if another build holds it.
+
+    Raises:
+        BuildError: If the folder cannot be written.
+    """
+    try:
+        build_dir.mkdir(parents=True, exist_ok=True)
+        file = (build_dir / ".lock").open("w")
+    except OSError as error:
+        raise disk_error(error, build_dir) from error
+    with file:  # closing it lets go of the lock, and so does the end of the process
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting(f"waiting for another build in {build_dir}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class ArtifactStore:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from build_engines.cache import build_lock
 from build_engines.context import BuildContext, Status, Step, StepReport
 from build_engines.report import BuildReport, write_report
 from build_engines.steps import STEP_NAMES, STEPS
@@ -33,6 +34,12 @@ def build(context: BuildContext, until: str | None = None) -> BuildReport:
         TritonForgeError: From the step that failed. The report then says where; what was published
             before is untouched.
     """
+    with build_lock(context.build_dir, context.progress):
+        return _build(context, until)
+
+
+def _build(context: BuildContext, until: str | None) -> BuildReport:
+    """Run the steps in a folder that is ours alone."""
     started = datetime.now(UTC)
     reports: list[StepReport] = []
     failure: TritonForgeError | None = None

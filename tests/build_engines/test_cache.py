@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from build_engines.cache import ArtifactStore, content_key
+from build_engines.cache import ArtifactStore, build_lock, content_key
 from tritonforge.errors import BuildError
 
 A, B = content_key(x=1), content_key(x=2)
@@ -81,3 +83,27 @@ def test_a_root_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match="cannot write"):
         ArtifactStore(tmp_path / "file" / "artifacts").get_or_make("export", A, write("one"))
+
+
+def test_two_builds_in_one_folder_take_turns(tmp_path: Path) -> None:
+    script = """
+import sys, time
+from pathlib import Path
+from build_engines.cache import build_lock
+with build_lock(Path(sys.argv[1]), lambda line: None):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin and other.stdout
+        assert other.stdout.readline() == "held\n"
+        told: list[str] = []
+
+        def wait(line: str) -> None:
+            told.append(line)
+            other.stdin.close()  # the other ends only once this one waits
+
+        with build_lock(tmp_path, wait):
+            assert other.wait(timeout=30) == 0
+    assert told and str(tmp_path) in told[0]

@@ -13,6 +13,7 @@ from tritonforge.cli.benchmark import benchmark
 from tritonforge.cli.build import build
 from tritonforge.cli.demo import demo
 from tritonforge.cli.doctor import doctor
+from tritonforge.cli.estimate import estimate
 from tritonforge.cli.predict import predict
 from tritonforge.cli.serve import serve
 from tritonforge.cli.validate import validate
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(build)
 app.command()(benchmark)
 app.command()(validate)
+app.command()(estimate)
 app.command()(serve)
 app.command()(predict)
 app.command()(doctor)

@@ -54,7 +54,7 @@ def test_tables_for_people(arguments: list[str]) -> None:
         "openvino-fp32",
         "served",
         "version 1",
-        "report.md",
+        "report.html",
     ):
         assert word in done.stdout
     assert "Traceback" not in done.stderr

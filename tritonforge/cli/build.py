@@ -11,7 +11,8 @@ from rich.table import Table
 
 from tritonforge.cli.extras import require
 from tritonforge.console import console, err_console, print_json
-from tritonforge.recipe import EngineName, Precision, dump_recipe, load_recipe
+from tritonforge.errors import TritonForgeError
+from tritonforge.recipe import EngineChoice, PrecisionChoice, dump_recipe, load_recipe
 
 if TYPE_CHECKING:
     from build_engines.report import BuildReport
@@ -25,8 +26,10 @@ def build(
     build_dir: Annotated[Path, typer.Option(help="Artefacts and reports go to BUILD_DIR/NAME.")] = Path(
         "build"
     ),
-    engine: Annotated[EngineName | None, typer.Option(help="Overrides the recipe's engine.")] = None,
-    precision: Annotated[Precision | None, typer.Option(help="Overrides the recipe's precision.")] = None,
+    engine: Annotated[EngineChoice | None, typer.Option(help="Overrides the recipe's engine.")] = None,
+    precision: Annotated[
+        PrecisionChoice | None, typer.Option(help="Overrides the recipe's precision.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Overrides the recipe's name.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides any recipe key.")
@@ -73,9 +76,13 @@ def build(
     if json_:
         print_json(run_build(context, until).as_dict())
         return
-    with err_console.status("resolve") as status:
-        context.progress = status.update
-        report = run_build(context, until)
+    try:
+        with err_console.status("resolve") as status:
+            context.progress = status.update
+            report = run_build(context, until)
+    except TritonForgeError:
+        err_console.print(f"report: {context.build_dir / 'report.html'}", highlight=False, soft_wrap=True)
+        raise
     _print_report(report, context.build_dir)
 
 
@@ -96,7 +103,7 @@ def _print_report(report: BuildReport, build_dir: Path) -> None:
             f"{figures['repository']}: {', '.join(figures['models'])}, version {figures['version']}",
             highlight=False,
         )
-    console.print(f"report: {build_dir / 'report.md'}", highlight=False)
+    console.print(f"report: {build_dir / 'report.html'}", highlight=False)
 
 
 def _candidates(report: BuildReport, speeds: Mapping[str, Any]) -> Table:

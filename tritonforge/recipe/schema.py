@@ -15,6 +15,8 @@ Pooling = Literal["mean", "cls", "last"]
 Layout = Literal["packed", "padded"]
 EngineName = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8"]
+EngineChoice = Literal["auto", EngineName]
+PrecisionChoice = Literal["auto", Precision]
 RangeMethod = Literal["max", "percentile", "mse", "entropy"]
 GpuPreset = Literal["latency", "throughput"]
 
@@ -180,6 +182,9 @@ class Prune(_Section):
     )
     heads: bool = True
     channels: bool = True
+    channel_multiple: PositiveInt = Field(
+        default=32, description="channels left are a multiple of it, for fast products; less in narrow layers"
+    )
     min_accuracy: Share = Field(default=0.99, description="least accuracy, as a share of the dense model's")
     distill_steps: NonNegativeInt = Field(
         default=0, description="steps of distillation from the dense model on the calibration text"
@@ -243,12 +248,10 @@ class Recipe(_Section):
     layout: Literal["auto", "packed", "padded"] = Field(
         default="auto", description="packed runs without padding; padded is the fall-back for odd models"
     )
-    engine: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = Field(
+    engine: EngineChoice = Field(
         default="auto", description="auto: the fastest engine for this machine that passes the gate"
     )
-    precision: Precision | Literal["auto"] = Field(
-        default="fp32", description="auto: the fastest that passes the gate"
-    )
+    precision: PrecisionChoice = Field(default="fp32", description="auto: the fastest that passes the gate")
     calibration: Calibration = Calibration()
     quantization: Quantization = Quantization()
     prune: Prune = Prune()

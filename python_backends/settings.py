@@ -151,3 +151,49 @@ class EncoderSettings:
             vocab_size=parameters.optional_integer("vocab_size", minimum=1),
             max_length=parameters.optional_integer("max_length", minimum=1),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FanoutSettings:
+    """Parameters of a fan-out model.
+
+    Attributes:
+        engine_model: The model that takes one row a request.
+        layout: What that model takes: ``packed`` ids alone, ``padded`` an attention mask with them.
+        task: ``embedding`` or ``classification``.
+        width: Columns of the engine's output.
+        concurrency: Rows of one instance under way at most.
+        vocab_size: Ids at or above it are refused: on a GPU they would read foreign memory.
+        max_length: Longer sequences are refused: one would fail the whole batch that it is put into.
+    """
+
+    engine_model: str
+    layout: str
+    task: str
+    width: int
+    concurrency: int
+    vocab_size: int
+    max_length: int
+
+    @property
+    def output(self) -> str:
+        """Name of the engine's one output: ``embedding`` or ``scores``."""
+        return "embedding" if self.task == "embedding" else "scores"
+
+    @classmethod
+    def parse(cls, model_config: str | Mapping[str, Any]) -> FanoutSettings:
+        """Read the settings from a model configuration, JSON text or decoded.
+
+        Raises:
+            SettingsError: A parameter is missing or not allowed.
+        """
+        parameters = _Parameters(model_config)
+        return cls(
+            engine_model=parameters.text("engine_model"),
+            layout=parameters.choice("layout", ("packed", "padded"), "packed"),
+            task=parameters.choice("task", ("embedding", "classification")),
+            width=parameters.integer("width", minimum=1),
+            concurrency=parameters.integer("concurrency", minimum=1, default=64),
+            vocab_size=parameters.integer("vocab_size", minimum=1),
+            max_length=parameters.integer("max_length", minimum=1),
+        )

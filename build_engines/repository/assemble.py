@@ -78,7 +78,7 @@ def assemble(
 
     tokenizer = staging / names.tokenizer / str(version)
     link_or_copy(tokenizer_path, tokenizer / "tokenizer.json")
-    _write_backend(tokenizer, "tokenizer")
+    write_backend(tokenizer, "tokenizer")
     if recipe.warmup.enabled:
         _write_warmup(staging / names.tokenizer / "warmup" / WARMUP_TEXT_FILE, "A door opens by itself.")
 
@@ -87,7 +87,7 @@ def assemble(
         link_or_copy(path, engine / path.name)
     # The model that turns the engine's rows into answers, which needs the labels.
     answering = staging / (names.fanout if names.fans_out else names.engine)
-    _write_backend(answering / str(version), "fanout" if names.fans_out else "encoder")
+    write_backend(answering / str(version), "fanout" if names.fans_out else "encoder")
 
     if spec.labels:
         labels = "".join(f"{label}\n" for label in spec.labels)
@@ -110,7 +110,7 @@ def _write_warmup(path: Path, text: str) -> None:
     path.write_bytes(struct.pack("<I", len(data)) + data)
 
 
-def _write_backend(version_folder: Path, backend: str) -> None:
+def write_backend(version_folder: Path, backend: str) -> None:
     """Copy the backends' sources beside the model, with the module that Triton looks for."""
     source = Path(python_backends.__file__).parent
     shutil.copytree(

@@ -50,14 +50,8 @@ def published_key(repository: Path, name: str) -> str | None:
 
 def published_version(repository: Path, name: str) -> int:
     """Newest version of any of the models, 0 if none is there."""
-    return max(
-        (
-            version
-            for model in _published_models(repository, name)
-            for version in _versions(repository / model)
-        ),
-        default=0,
-    )
+    models = _published_models(repository, name)
+    return max((version for model in models for version in _versions(repository / model)), default=0)
 
 
 def publish(staging: Path, repository: Path, name: str) -> None:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tritonforge.errors import ServerError
+from tritonforge.errors import RepositoryError, ServerError
 from tritonforge.server.locate import WHEEL, TritonInstallation, libpython_dirs, locate_tritonserver
 from tritonforge.server.options import ServerOptions
+from tritonforge.server.plans import HOST_CODE_ARGUMENT, PlanIdentity, find_plans, misfits, this_host
 from tritonforge.server.ports import why_unavailable
 from tritonforge.server.resources import cpu_budget, memory_limit
 
@@ -106,6 +107,8 @@ def _essential(options: ServerOptions, repository: Path | None) -> Iterator[Chec
         yield _check_numpy(installation)
     yield _check_shm(_count_stubs(repository))
     yield from _check_ports(options)
+    if repository is not None:
+        yield from _check_plans(options, repository)
 
 
 def _check_binary(installation: TritonInstallation) -> Check:
@@ -230,6 +233,24 @@ def _check_ports(options: ServerOptions) -> Iterator[Check]:
                 f"{options.host}:{port}: {reason}",
                 f"end that process, or take another --{kind}-port",
             )
+
+
+def _check_plans(options: ServerOptions, repository: Path) -> Iterator[Check]:
+    """Whether the TensorRT plans of a repository load here; Triton would say less of it, and later."""
+    plans = find_plans(repository, options.models)
+    allows_host_code = HOST_CODE_ARGUMENT in options.extra_args
+    for model, path in plans.items():
+        name = f"plan of {model}"
+        try:
+            identity = PlanIdentity.read(path)
+        except RepositoryError as error:
+            yield Check(name, "fail", error.what, error.mend)
+            continue
+        found = list(misfits(identity, this_host(), allows_host_code=allows_host_code))
+        for misfit in found:
+            yield Check(name, "fail" if misfit.fatal else "warn", misfit.what, misfit.mend)
+        if not found:
+            yield Check(name, "ok", f"TensorRT {identity.tensorrt}, {identity.precision}, for {identity.gpu}")
 
 
 def _check_cpus() -> Check:

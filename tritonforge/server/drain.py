@@ -4,7 +4,7 @@ tritonserver 2.51 on SIGTERM stops listening and then waits until every *HTTP co
 client's idle keep-alive connection therefore holds it for the whole exit timeout, and it ends with status
 1. Unloading is Triton's own way to know that nothing is in flight: a model is unloaded once its last
 request is answered. So the models are unloaded over a connection opened beforehand, ensembles before their
-parts; when all are gone the server can be ended at once.
+parts, and models that call others before those; when all are gone the server can be ended at once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Any
 
 import httpx
 
@@ -34,11 +35,12 @@ class Drain:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
         self._client = httpx.Client(base_url=base_url, timeout=5.0, limits=limits, trust_env=False)
         self._ensembles: list[str] = []
+        self._callers: list[str] = []
         self._others: list[str] = []
         try:
             for model in self._loaded():
                 config = self._client.get(f"/v2/models/{model}/config").json()
-                (self._ensembles if config.get("platform") == "ensemble" else self._others).append(model)
+                self._group(config).append(model)
         except (httpx.HTTPError, ValueError) as error:
             logger.debug("cannot ask the server for its models: %s", error)
 
@@ -63,7 +65,7 @@ class Drain:
             Whether nothing is in flight any more.
         """
         try:
-            for group in (self._ensembles, self._others):
+            for group in (self._ensembles, self._callers, self._others):
                 for model in group:
                     self._client.post(f"/v2/repository/models/{model}/unload")
                 while set(self._loaded()) & set(group):
@@ -75,7 +77,13 @@ class Drain:
         except (httpx.HTTPError, ValueError) as error:
             logger.debug("the server cannot be asked any more: %s", error)
             return False
-        return bool(self._ensembles or self._others)
+        return bool(self._ensembles or self._callers or self._others)
+
+    def _group(self, config: dict[str, Any]) -> list[str]:
+        if config.get("platform") == "ensemble":
+            return self._ensembles
+        # The fan-out calls its engine by name, of which Triton knows nothing.
+        return self._callers if "engine_model" in config.get("parameters", {}) else self._others
 
     def _loaded(self) -> Sequence[str]:
         index = self._client.post("/v2/repository/index").raise_for_status().json()

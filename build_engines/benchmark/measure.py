@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from build_engines.check.execute import run_sequences
-from build_engines.check.samples import Int32Array, mixed_lengths, random_sequences
+from build_engines.check.samples import mixed_lengths, random_sequences
 from build_engines.context import BuildContext, Candidate
 from build_engines.engines import ENGINES, CompiledEngine
 from build_engines.steps import STEPS
@@ -24,6 +25,7 @@ Length = int | Literal["mix"]
 
 _FEWEST_ROUNDS = 5
 _WARM_UP = 2
+_DRAWS = 16  # batches drawn from the mix: one alone says little of it
 _PACKAGES = ("tritonforge", "numpy")
 
 
@@ -52,20 +54,21 @@ class Cell:
         part: For instance ``openvino-int8``.
         batch: Texts.
         length: Tokens of each, or ``mix``.
-        tokens: Of the whole batch.
+        tokens: Of the whole batch, the mean where batches are drawn from the mix.
         rounds: How many batches were timed; with fewer than 100 the 99th percentile is interpolated.
         p50_ms: Median time of a batch, milliseconds.
         p90_ms: Nine of ten batches took no longer.
         p99_ms: 99 of 100 batches took no longer.
-        texts_per_second: At the median time.
-        tokens_per_second: At the median time.
-        speedup: Median time of the same engine's float32 over this one's; None where there is none.
+        texts_per_second: Over all timed batches.
+        tokens_per_second: The same, in tokens.
+        speedup: Time of the same engine's float32 for the same batches over this one's, None where there
+            is none.
     """
 
     part: str
     batch: int
     length: Length
-    tokens: int
+    tokens: float
     rounds: int
     p50_ms: float
     p90_ms: float
@@ -119,7 +122,7 @@ def run_benchmark(contexts: Sequence[BuildContext], grid: Grid) -> Benchmark:
         UsageError: If no length fits the model.
         EngineError: If no engine can be loaded on this machine.
     """
-    started = datetime.now(UTC)
+    started, load = datetime.now(UTC), os.getloadavg()[0]
     candidates: dict[str, Candidate] = {}
     for context in contexts:
         candidates |= built_candidates(context)
@@ -134,6 +137,8 @@ def run_benchmark(contexts: Sequence[BuildContext], grid: Grid) -> Benchmark:
         )
     too_long = [str(length) for length in grid.lengths if length not in fitting]
     notes = [f"not measured, beyond max_length {longest}: {', '.join(too_long)} tokens"] if too_long else []
+    if load > len(os.sched_getaffinity(0)):
+        notes.append(f"the machine was busy (load {load:.1f} when this began): times are too long")
     cells: list[Cell] = []
     for length in fitting:
         for batch in grid.batches:
@@ -145,7 +150,7 @@ def run_benchmark(contexts: Sequence[BuildContext], grid: Grid) -> Benchmark:
     return Benchmark(
         name=context.recipe.name,
         started=started,
-        machine=machine(),
+        machine={**machine(), "load": f"{load:.1f} when this began"},
         versions=versions,
         seconds=grid.seconds,
         token_budget=context.recipe.batching.token_budget,
@@ -209,59 +214,65 @@ def _cells(
 ) -> Iterator[Cell]:
     """Measure one batch on every engine."""
     spec, recipe = context.settled, context.recipe
-    lengths = (
-        mixed_lengths(recipe.length_mix, batch, spec.max_length) if length == "mix" else [length] * batch
-    )
-    sequences: list[Int32Array] = random_sequences(spec, lengths)
+    if length == "mix":
+        drawn = [mixed_lengths(recipe.length_mix, batch, spec.max_length, seed) for seed in range(_DRAWS)]
+    else:
+        drawn = [[length] * batch]
+    batches = [random_sequences(spec, lengths, seed) for seed, lengths in enumerate(drawn)]
 
-    def measure(part: str) -> float:
+    def measure(part: str, number: int) -> float:
         runner, compiled = loaded[part]
         start = time.perf_counter()
-        run_sequences(runner, spec, compiled.layout, sequences, recipe.batching.token_budget)
+        run_sequences(
+            runner, spec, compiled.layout, batches[number % len(batches)], recipe.batching.token_budget
+        )
         return time.perf_counter() - start
 
     taken = in_turns(list(loaded), measure, seconds)
-    medians = {part: float(np.median(times)) for part, times in taken.items()}
+    totals = {part: sum(times) for part, times in taken.items()}
     for part, times in taken.items():
         p50, p90, p99 = (float(q) for q in np.percentile(times, (50, 90, 99)))
-        baseline = medians.get(f"{loaded[part][1].engine}-fp32")
+        tokens = sum(sum(drawn[number % len(drawn)]) for number in range(len(times)))
+        baseline = totals.get(f"{loaded[part][1].engine}-fp32")
         yield Cell(
             part=part,
             batch=batch,
             length=length,
-            tokens=sum(lengths),
+            tokens=tokens / len(times),
             rounds=len(times),
             p50_ms=p50 * 1e3,
             p90_ms=p90 * 1e3,
             p99_ms=p99 * 1e3,
-            texts_per_second=batch / p50,
-            tokens_per_second=sum(lengths) / p50,
-            speedup=baseline / p50 if baseline else None,
+            texts_per_second=batch * len(times) / totals[part],
+            tokens_per_second=tokens / totals[part],
+            speedup=baseline / totals[part] if baseline else None,
         )
 
 
-def in_turns(parts: Sequence[str], measure: Callable[[str], float], seconds: float) -> dict[str, list[float]]:
+def in_turns(
+    parts: Sequence[str], measure: Callable[[str, int], float], seconds: float
+) -> dict[str, list[float]]:
     """Time all parts round by round, so that a busy machine is as busy for each.
 
     Each round begins with another part, so that none always follows the same neighbour.
 
     Args:
         parts: What to measure.
-        measure: Runs one part once and gives the seconds it took.
+        measure: Runs a part once and gives the seconds it took; told the number of the round.
         seconds: Time for each part; five rounds are done however long they take.
 
     Returns:
         Seconds of each round, by part; the two rounds of warm-up are left out.
     """
     taken: dict[str, list[float]] = {part: [] for part in parts}
-    for _ in range(_WARM_UP):
+    for number in range(_WARM_UP):
         for part in parts:
-            measure(part)
+            measure(part, number)
     spent, rounds = 0.0, 0
     while rounds < _FEWEST_ROUNDS or spent < seconds * len(parts):
         first = rounds % len(parts)
         for part in (*parts[first:], *parts[:first]):
-            took = measure(part)
+            took = measure(part, rounds)
             taken[part].append(took)
             spent += took
         rounds += 1

@@ -19,6 +19,7 @@ from build_engines.report.write import replace_text
 
 _PANEL = 250  # CSS pixels
 _COLUMNS = 2
+_DASHES = {"o": "--"}  # by marker: two engines in one precision share a color
 
 
 def write_benchmark(benchmark: Benchmark, folder: Path) -> Path:
@@ -82,17 +83,21 @@ Line = Callable[[Any, Sequence[Cell], str, str], None]
 def _throughput(axes: Any, cells: Sequence[Cell], marker: str, color: str) -> None:
     """A line over batch sizes."""
     rates = [cell.tokens_per_second for cell in cells]
-    axes.plot(range(len(cells)), rates, marker=marker, color=color, linewidth=2, label=cells[0].part)
-    axes.set_ylim(bottom=0)
+    style = _DASHES.get(marker, "-")
+    axes.plot(range(len(cells)), rates, style, marker=marker, color=color, linewidth=2, label=cells[0].part)
+    axes.set_ylim(0, max(axes.get_ylim()[1], max(rates) * 1.08))
 
 
 def _latency(axes: Any, cells: Sequence[Cell], marker: str, color: str) -> None:
     """Medians as a line, with a bar up to the 99th percentile."""
+    from matplotlib.ticker import LogLocator
+
     medians = [cell.p50_ms for cell in cells]
     axes.errorbar(
         range(len(cells)),
         medians,
         yerr=[[0.0] * len(cells), [cell.p99_ms - cell.p50_ms for cell in cells]],
+        linestyle=_DASHES.get(marker, "-"),
         marker=marker,
         color=color,
         linewidth=2,
@@ -101,6 +106,7 @@ def _latency(axes: Any, cells: Sequence[Cell], marker: str, color: str) -> None:
         label=cells[0].part,
     )
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: number(value))
     axes.yaxis.set_minor_formatter(lambda value, _: "")
 
@@ -115,7 +121,7 @@ def _panels(benchmark: Benchmark, name: str, title: str, line: Line) -> Markup:
 
     def draw(figure: Any, narrow: bool) -> None:
         across = 1 if narrow else min(_COLUMNS, len(lengths))
-        grid = figure.subplots(-(-len(lengths) // across), across, squeeze=False).flat
+        grid = list(figure.subplots(-(-len(lengths) // across), across, squeeze=False).flat)
         for axes, length in zip(grid, lengths, strict=False):
             for part, (marker, color) in zip(engines, looks, strict=True):
                 cells = [c for c in benchmark.cells if c.length == length and c.part == part]
@@ -123,7 +129,7 @@ def _panels(benchmark: Benchmark, name: str, title: str, line: Line) -> Markup:
             axes.set_xticks(range(len(cells)), [str(cell.batch) for cell in cells])
             axes.set_title(length_name(length))
             axes.set_xlabel("texts in a batch")
-        for axes in grid:  # what is left of the last row
+        for axes in grid[len(lengths) :]:  # what is left of the last row
             axes.remove()
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=1 if narrow else 3)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tritonforge.cli.extras import require
@@ -122,11 +123,14 @@ def _lengths(given: str) -> tuple[Length, ...]:
 
 def _print(done: Benchmark) -> None:
     """One row for each cell and engine."""
-    table = Table(title=f"benchmark {done.name}", title_justify="left")
-    for header in ("length", "texts"):
+    table = Table(
+        title=f"benchmark {done.name}, milliseconds of a batch", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
+    for header in ("tokens", "texts"):
         table.add_column(header, justify="right")
-    table.add_column("candidate")
-    for header in ("p50, ms", "p90, ms", "p99, ms", "texts/s", "tokens/s", "to its fp32"):
+    table.add_column("candidate", no_wrap=True)
+    for header in ("p50", "p90", "p99", "texts/s", "tokens/s", "to fp32"):
         table.add_column(header, justify="right")
     before = None
     for cell in done.cells:

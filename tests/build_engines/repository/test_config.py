@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from build_engines.engines import CompiledEngine
 from build_engines.repository.config import engine_config, ensemble_config, to_pbtxt, tokenizer_config
+from build_engines.repository.names import ModelNames
 from build_engines.spec import ModelSpec
 from python_backends.settings import EncoderSettings, TokenizerSettings
-from tritonforge.recipe import Recipe
+from tritonforge.recipe import Precision, Recipe
 
 EMBEDDING = ModelSpec("embedding", "mean", True, "softmax", "cls", (), 384, 48, 30522, 0)
 CLASSIFIER = ModelSpec("classification", "mean", False, "softmax", "cls", ("ham", "spam"), 2, 48, 100, 3)
@@ -21,13 +24,15 @@ def read(config: Any) -> Any:
     return text_format.Parse(to_pbtxt(config), pb.ModelConfig())
 
 
-def configs(spec: ModelSpec = EMBEDDING, **keys: Any) -> tuple[Any, Any, Any]:
+def configs(spec: ModelSpec = EMBEDDING, precision: Precision = "fp32", **keys: Any) -> tuple[Any, Any, Any]:
     """Tokenizer, engine and ensemble."""
     recipe = Recipe.model_validate({"name": "toy", "model": "package:toy", **keys})
     return (
         read(tokenizer_config(recipe, spec)),
-        read(engine_config(recipe, spec, "openvino", "packed", "model.xml")),
-        read(ensemble_config(recipe, spec)),
+        read(
+            engine_config(recipe, spec, CompiledEngine("openvino", precision, "packed", Path(), "model.xml"))
+        ),
+        read(ensemble_config(recipe, spec, ModelNames.of("toy", "openvino"))),
     )
 
 

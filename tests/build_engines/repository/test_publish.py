@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,21 +13,23 @@ from build_engines.repository import publish as module
 from build_engines.repository.names import ModelNames
 from build_engines.repository.publish import publish, published_key, published_version, staging_folder
 
-MODELS = ModelNames("toy").all
+MODELS = ModelNames.of("toy", "openvino").all
+FANNED = ModelNames.of("toy", "tensorrt").all
 
 
-def stage(staging: Path, version: int, key: str) -> None:
-    for model in MODELS:
+def stage(staging: Path, version: int, key: str, models: Sequence[str] = MODELS) -> None:
+    for model in models:
+        manifest = {"recipe": "toy", "key": key, "version": version, "models": list(models)}
         folder = staging / model / str(version)
         folder.mkdir(parents=True)
         (folder / "model.py").write_text(f"version {version} of {model}")
         (staging / model / "config.pbtxt").write_text(key)
-        (staging / model / "tritonforge.json").write_text(json.dumps({"key": key, "version": version}))
+        (staging / model / "tritonforge.json").write_text(json.dumps(manifest))
 
 
-def put(repository: Path, version: int, key: str) -> None:
+def put(repository: Path, version: int, key: str, models: Sequence[str] = MODELS) -> None:
     with staging_folder(repository, "toy") as staging:
-        stage(staging, version, key)
+        stage(staging, version, key, models)
         publish(staging, repository, "toy")
 
 
@@ -69,6 +71,44 @@ def test_other_recipes_are_left_alone(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     put(tmp_path, 2, "b")
     assert {"toy2", "toy_engine2", "README.md"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_from_the_cpu_to_tensorrt_and_back(tmp_path: Path) -> None:
+    """The set of models changes; nothing stale is left that a server would load."""
+    put(tmp_path, 1, "cpu")
+    put(tmp_path, 2, "gpu", FANNED)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FANNED)
+    assert published_key(tmp_path, "toy") == "gpu"
+    assert published_version(tmp_path, "toy") == 2
+    put(tmp_path, 3, "cpu")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(MODELS)
+    assert published_key(tmp_path, "toy") == "cpu"
+    put(tmp_path, 4, "gpu", FANNED)
+    assert published_version(tmp_path, "toy") == 4
+    assert [path.name for path in (tmp_path / "toy_fanout").iterdir() if path.is_dir()] == ["4"]
+
+
+def test_a_leftover_or_missing_model_counts_as_not_published(tmp_path: Path) -> None:
+    """As a crash before the last step of a publication leaves it."""
+    put(tmp_path, 1, "gpu", FANNED)
+    with staging_folder(tmp_path, "toy") as staging:
+        stage(staging, 2, "cpu")
+        for model in MODELS:
+            module._exchange(staging / model, tmp_path / model)
+    assert published_key(tmp_path, "toy") is None
+    put(tmp_path, 3, "gpu", FANNED)
+    assert published_key(tmp_path, "toy") == "gpu"
+    shutil.rmtree(tmp_path / "toy_fanout")
+    assert published_key(tmp_path, "toy") is None
+
+
+def test_a_recipe_that_bears_the_name_of_a_part_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "toy_fanout"
+    other.mkdir()
+    (other / "tritonforge.json").write_text(json.dumps({"recipe": "toy_fanout", "key": "other"}))
+    put(tmp_path, 1, "cpu")
+    assert other.is_dir()
+    assert published_key(tmp_path, "toy") == "cpu"
 
 
 def test_a_folder_is_exchanged_in_one_step(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from build_engines.report.data import BuildReport
-from build_engines.report.formats import cosine, times
+from build_engines.report.formats import cosine, percent, times
+
+
+MODEL = "model"  # the verdict on the model itself, among those on the candidates
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,12 @@ class CandidateRow:
         engine: Its engine.
         precision: Of its linear layers.
         size_bytes: Of its files.
-        mean_cosine: To the reference in float32.
+        mean_cosine: To the dense model in float32.
         min_cosine: The same of the worst text.
+        judged_on: What the cosines are of.
+        overlap: Share of equal neighbours among the nearest, of an embedding model.
+        agreement: Share of equal labels, of a classifier.
         max_difference: Largest absolute difference on random tokens.
-        on_texts: Whether the cosines are of held-out texts; else of random tokens.
         texts_per_second: On the recipe's length mix.
         tokens_per_second: The same, in tokens.
         single_ms: Median latency of one text, milliseconds.
@@ -38,8 +43,10 @@ class CandidateRow:
     size_bytes: int | None = None
     mean_cosine: float | None = None
     min_cosine: float | None = None
+    judged_on: str = "random tokens"
+    overlap: float | None = None
+    agreement: float | None = None
     max_difference: float | None = None
-    on_texts: bool = False
     texts_per_second: float | None = None
     tokens_per_second: float | None = None
     single_ms: float | None = None
@@ -62,22 +69,25 @@ class CandidateRow:
 
     def threshold(self, name: str) -> float | None:
         """What the gate holds one of its figures against, None where it does not."""
-        check = _check(self.verdict, name)
-        return check.get("threshold") if check else None
+        found: float | None = _check(self.verdict, name).get("threshold")
+        return found
 
 
 def candidate_rows(report: BuildReport) -> list[CandidateRow]:
     """All candidates, in the order in which they were compiled."""
-    sizes, parities, speeds, gate = (report.figures(n) for n in ("compile", "check", "measure", "gate"))
-    parts = dict.fromkeys([*sizes, *parities, *speeds, *gate.get("verdicts", {})])
+    sizes, parities, speeds = (report.figures(n) for n in ("compile", "check", "measure"))
+    gate = report.gate
+    verdicts = gate.get("verdicts", {})
+    parts = dict.fromkeys([*sizes, *parities, *speeds, *(part for part in verdicts if part != MODEL)])
     rows = []
     for part in parts:
         engine, _, precision = part.partition("-")
         parity, speed = parities.get(part) or {}, speeds.get(part) or {}
-        verdict = gate.get("verdicts", {}).get(part)
-        judged = {name: _figure(verdict, name) for name in ("mean_cosine", "min_cosine")}
-        on_texts = judged["mean_cosine"] is not None
-        known = judged if on_texts else {name: parity.get(name) for name in judged}
+        verdict = verdicts.get(part)
+        judged = {name: _check(verdict, name).get("figure") for name in ("mean_cosine", "min_cosine")}
+        if judged["mean_cosine"] is None:
+            judged = {name: parity.get(name) for name in judged}
+        judged |= {name: _check(verdict, name).get("figure") for name in ("overlap", "agreement")}
         rate = speed.get("sequences_per_second")
         measure = (speeds.get(f"{engine}-fp32") or {}).get("sequences_per_second")
         rows.append(
@@ -87,7 +97,7 @@ def candidate_rows(report: BuildReport) -> list[CandidateRow]:
                 precision=precision or str(report.recipe.precision),
                 size_bytes=(sizes.get(part) or {}).get("bytes"),
                 max_difference=parity.get("max_difference"),
-                on_texts=on_texts,
+                judged_on=_check(verdict, "mean_cosine").get("detail") or "random tokens",
                 texts_per_second=rate,
                 tokens_per_second=speed.get("tokens_per_second"),
                 single_ms=speed.get("single_ms"),
@@ -95,22 +105,16 @@ def candidate_rows(report: BuildReport) -> list[CandidateRow]:
                 speedup=rate / measure if rate and measure else None,
                 verdict=verdict,
                 chosen=part == gate.get("chosen"),
-                **known,
+                **judged,
             )
         )
     return rows
 
 
-def _check(verdict: Mapping[str, Any] | None, name: str) -> Mapping[str, Any] | None:
-    """The check whose dotted name ends so."""
-    checks = verdict["checks"] if verdict else ()
-    return next((check for check in checks if check["name"].split(".")[-1] == name), None)
-
-
-def _figure(verdict: Mapping[str, Any] | None, name: str) -> float | None:
-    """Figure of such a check."""
-    check = _check(verdict, name)
-    return check.get("figure") if check else None
+def _check(verdict: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """The check of that name against the dense model, empty where there is none."""
+    by_name = {check["name"]: check for check in (verdict["checks"] if verdict else ())}
+    return by_name.get(f"pruning.{name}") or by_name.get(f"accuracy.{name}") or {}
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,8 @@ class Headline:
 
 def headline(report: BuildReport, rows: Sequence[CandidateRow]) -> Headline:
     """Say what is served, and how much faster it is than float32, at which accuracy."""
-    gate, published = report.figures("gate"), report.figures("publish")
-    model_failures = _failures(gate.get("model"))
+    published = report.figures("publish")
+    model_failures = _failures(report.gate.get("verdicts", {}).get(MODEL))
     if report.failure:
         last = report.steps[-1] if report.steps else None
         after = " before any step was done"
@@ -162,8 +166,10 @@ def _merits(row: CandidateRow) -> str:
         said += f": {times(row.speedup)} the texts per second of {row.engine} fp32"
     if row.mean_cosine is not None:
         said += ", at" if said else ": "
-        texts = "held-out texts" if row.on_texts else "random tokens"
-        said += f" mean cosine {cosine(row.mean_cosine)} (least {cosine(row.min_cosine)}) to fp32 on {texts}"
+        least = "" if row.min_cosine is None else f" (least {cosine(row.min_cosine)})"
+        said += f" mean cosine {cosine(row.mean_cosine)}{least} on {row.judged_on}"
+    if row.agreement is not None:
+        said += f", {percent(row.agreement)} of the labels the same"
     return said.replace(":  ", ": ")
 
 

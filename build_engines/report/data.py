@@ -44,6 +44,12 @@ class BuildReport:
         return step.figures if step else {}
 
     @property
+    def gate(self) -> Mapping[str, Any]:
+        """What the gate said, whichever step it ended: ``chosen``, and ``verdicts`` by candidate."""
+        said = [step.figures for step in self.steps if "verdicts" in step.figures]
+        return said[-1] if said else {}
+
+    @property
     def seconds(self) -> float:
         """Time of all steps together."""
         return sum(step.seconds for step in self.steps)

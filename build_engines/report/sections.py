@@ -12,7 +12,7 @@ from build_engines.report.data import BuildReport
 from build_engines.report.formats import cosine
 from build_engines.report.plots import curve_plot, layers_plot
 
-_CURVE_ACROSS = ("left_out", "kept", "count", "layers", "sparsity")
+_FOR_MACHINES = {"node", "group"}  # long names of the graph; in report.json
 
 
 @dataclass(frozen=True)
@@ -43,40 +43,74 @@ def quantize_sections(report: BuildReport) -> list[Section]:
     }
     sections = []
     for precision, found in report.figures("quantize").items():
-        curve = _rows(found.get("curve"))
+        layers = _rows(found.get("layers"))
+        curve = sorted(_rows(found.get("curve")), key=lambda point: point.get("share") or 0)
+        share = found.get("share")
         plots = [
-            layers_plot(precision, _rows(found.get("layers"))),
+            layers_plot(precision, _bars(found)),
             curve_plot(
                 f"curve-{precision}",
-                f"Cosine against layers left out of {precision}",
-                "layers left in higher precision",
+                f"Cosine against the share of the multiply-adds in {precision}",
+                f"% of the linear layers' multiply-adds in {precision}",
                 "cosine to float32",
-                _lines(curve, ("mean_cosine", "min_cosine")),
+                _lines(curve, "share", ("mean_cosine", "min_cosine"), 100),
                 limits,
+                100 * share if isinstance(share, int | float) else None,
             ),
         ]
-        sections.append(_section(precision, found, plots))
+        shown = {
+            **found,
+            "layers": [{k: v for k, v in row.items() if k not in _FOR_MACHINES} for row in layers],
+        }
+        shown.pop("int8_share", None)  # the same as `share`
+        sections.append(_section(precision, shown, plots))
     return sections
+
+
+def _bars(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Groups of layers with the error that each adds alone, and the precision that was chosen for it."""
+    layers = _rows(found.get("layers"))
+    chosen = {row.get("group"): row.get("precision") for row in layers}
+    return [
+        {
+            "name": row.get("group"),
+            "error": row.get("mean_error"),
+            "precision": chosen.get(row.get("group"), "float"),
+        }
+        for row in _rows(found.get("sensitivity"))
+    ]
 
 
 def prune_section(report: BuildReport) -> Section | None:
     """What was pruned, None where nothing was."""
     found = report.figures("prune")
-    curve = _rows(found.get("curve"))
     if not found:
         return None
-    accuracy = [key for key in ("accuracy", "mean_cosine", "min_cosine") if any(key in row for row in curve)]
-    least = report.recipe.prune.min_accuracy
+    least, asked = report.recipe.prune.min_accuracy, report.recipe.prune.sparsity
     plot = curve_plot(
         "prune",
         "Accuracy against sparsity",
-        "share of the heads' and channels' parameters removed",
-        "accuracy, of the dense model's",
-        _lines(curve, accuracy),
+        "% of the heads' and channels' parameters removed",
+        "accuracy, as a share of the dense model's",
+        _lines(_rows(found.get("curve")), "reached", ("accuracy",), 100),
         {f"at least {cosine(least)}": least},
-        report.recipe.prune.sparsity or None,
+        100 * asked if asked else None,
     )
-    return _section("pruning", found, [plot])
+    shown = {key: value for key, value in found.items() if key not in {"heads", "channels"}}
+    return _section("pruning", {**shown, "left": _left(found)}, [plot])
+
+
+def _left(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Heads and channels of each layer, after and before."""
+    kinds = {kind: found.get(kind) or {} for kind in ("heads", "channels")}
+    names = dict.fromkeys(name for layers in kinds.values() for name in layers)
+    rows = []
+    for name in names:
+        row: dict[str, Any] = {"layer": name}
+        for kind, layers in kinds.items():
+            row[f"{kind} left"], row[f"{kind} before"] = layers.get(name) or (None, None)
+        rows.append(row)
+    return rows
 
 
 def tensorrt_notes(report: BuildReport) -> dict[str, Section]:
@@ -104,14 +138,15 @@ def _rows(value: Any) -> list[Mapping[str, Any]]:
     return []
 
 
-def _lines(curve: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
-    """Points of each key over the first axis that the rows name, else over their number."""
-    across = next((key for key in _CURVE_ACROSS if curve and _is_number(curve[0].get(key))), None)
+def _lines(
+    curve: Sequence[Mapping[str, Any]], across: str, keys: Sequence[str], scale: float = 1
+) -> dict[str, list[tuple[float, float]]]:
+    """Points of each key over one figure of the rows; rows without it are left out."""
     return {
         key.replace("_", " "): [
-            (float(row[across]) if across else float(i), float(row[key]))
-            for i, row in enumerate(curve)
-            if _is_number(row.get(key))
+            (scale * row[across], row[key])
+            for row in curve
+            if _is_number(row.get(across)) and _is_number(row.get(key))
         ]
         for key in keys
     }

@@ -123,12 +123,14 @@ def _fits_rank(axis: int, shapes: tuple[Sequence[int], ...]) -> bool:
 
 
 def _sequences(case: Case, profile: Profile) -> int:
-    """Most texts that a profile takes in one run."""
-    if "cu_seqlens" in profile:  # offsets of a packed run: one more than there are texts
-        tokens = profile["input_ids"][2][0] if "input_ids" in profile else None
-        texts = profile["cu_seqlens"][2][0] - 1
-        return texts if tokens is None else min(texts, tokens)
+    """Most texts that a profile takes in one run.
+
+    Triton's TensorRT backend takes the smallest first dimension of all inputs' greatest shapes for the
+    plan's limit. Of a packed run the offsets are one more than there are texts.
+    """
     firsts = [
-        profile[value.name][2][0] for value in case.graph.inputs if profile.get(value.name, ((),) * 3)[2]
+        profile[value.name][2][0] - (value.name == "cu_seqlens")
+        for value in case.graph.inputs
+        if len(profile.get(value.name, ())) == 3 and len(profile[value.name][2]) > 0
     ]
     return min(firsts, default=0)

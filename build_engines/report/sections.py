@@ -104,7 +104,7 @@ def _left(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Heads and channels of each layer, after and before."""
     kinds = {kind: found.get(kind) or {} for kind in ("heads", "channels")}
     names = dict.fromkeys(name for layers in kinds.values() for name in layers)
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for name in names:
         row: dict[str, Any] = {"layer": name}
         for kind, layers in kinds.items():

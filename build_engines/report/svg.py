@@ -100,8 +100,8 @@ def _inline(drawn: str, prefix: str, form: str, title: str, description: str) ->
                 node.attrib["href"] = f"#{prefix}-{node.attrib.pop(key).removeprefix('#')}"
         if (name := node.attrib.pop("id", None)) in used:
             node.attrib["id"] = f"{prefix}-{name}"
-        if "clip-path" in node.attrib:
-            node.attrib["clip-path"] = node.attrib["clip-path"].replace("url(#", f"url(#{prefix}-")
+        for key in {"clip-path", "style"} & set(node.attrib):
+            node.attrib[key] = node.attrib[key].replace("url(#", f"url(#{prefix}-")
         if "style" in node.attrib:
             node.attrib["style"] = _style(node.attrib["style"])
     inner = "".join(ET.tostring(child, encoding="unicode") for child in root)

@@ -10,6 +10,7 @@ ENVIRONMENT_VARIABLE = "TRITONFORGE_ENGINE_THREADS"
 
 _CPU_FOLDER = Path("/sys/devices/system/cpu")
 _CGROUP_FOLDER = Path("/sys/fs/cgroup")
+_PROCESS_GROUPS = Path("/proc/self/cgroup")
 
 
 def engine_threads(setting: int, instances: int = 1) -> int:
@@ -43,7 +44,7 @@ def physical_cores() -> int:
     """
     allowed = os.sched_getaffinity(0)
     cores = {_siblings(cpu) for cpu in allowed}
-    quota = _cgroup_quota()
+    quota = cpu_quota()
     return max(1, len(cores) if quota is None else min(len(cores), math.floor(quota)))
 
 
@@ -55,15 +56,34 @@ def _siblings(cpu: int) -> str:
         return str(cpu)
 
 
-def _cgroup_quota() -> float | None:
-    """CPUs that the control group grants (version 2, then 1); None if unlimited or unknown."""
+def cgroup_values(name: str) -> list[str]:
+    """A limit in this process's control group and in every one above it (version 2); the tightest counts."""
+    folders = [_CGROUP_FOLDER]
     try:
-        quota, period = (_CGROUP_FOLDER / "cpu.max").read_text().split()
-    except (OSError, ValueError):
+        for line in _PROCESS_GROUPS.read_text(encoding="utf-8").splitlines():
+            if line.startswith("0::"):
+                for part in Path(line[3:].strip()).parts[1:]:
+                    folders.append(folders[-1] / part)
+    except OSError:
+        pass
+    values = []
+    for folder in folders:
+        try:
+            values.append((folder / name).read_text(encoding="ascii").strip())
+        except OSError:
+            continue
+    return values
+
+
+def cpu_quota() -> float | None:
+    """CPUs' worth of time that the control groups grant (version 2, else 1); None if unlimited or unknown."""
+    pairs = [value.partition(" ")[::2] for value in cgroup_values("cpu.max")]
+    if not pairs:
         folder = _CGROUP_FOLDER / "cpu"
         try:
             quota = (folder / "cpu.cfs_quota_us").read_text().strip()
-            period = (folder / "cpu.cfs_period_us").read_text().strip()
+            pairs = [(quota, (folder / "cpu.cfs_period_us").read_text().strip())]
         except OSError:
             return None
-    return int(quota) / int(period) if quota.isdecimal() and int(period) else None
+    quotas = [int(quota) / int(period) for quota, period in pairs if quota.isdecimal() and int(period)]
+    return min(quotas, default=None)

@@ -39,6 +39,18 @@ def test_a_container_quota_limits(machine: Path, quota: str, cores: int) -> None
     assert threads.physical_cores() == cores
 
 
+def test_the_tightest_of_nested_groups_counts(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (machine / "groups").write_text("0::/system/inner\n")
+    monkeypatch.setattr(threads, "_PROCESS_GROUPS", machine / "groups")
+    inner = machine / "cgroup" / "system" / "inner"
+    inner.mkdir(parents=True)
+    (machine / "cgroup" / "cpu.max").write_text("max 100000")
+    (inner.parent / "cpu.max").write_text("200000 100000")
+    (inner / "cpu.max").write_text("300000 100000")
+    assert threads.cpu_quota() == 2
+    assert threads.physical_cores() == 2
+
+
 @pytest.mark.parametrize(("quota", "cores"), [("300000", 3), ("-1", 4)])
 def test_a_quota_of_control_groups_version_1_limits(machine: Path, quota: str, cores: int) -> None:
     (machine / "cgroup" / "cpu" / "cpu.cfs_quota_us").write_text(quota)

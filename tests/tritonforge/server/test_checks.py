@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from python_backends import threads
 from tritonforge.errors import ServerError
 from tritonforge.server import ServerOptions, checks, locate_tritonserver, resources
 from tritonforge.server.ports import connect_host, free_ports, why_unavailable
@@ -98,7 +99,7 @@ def test_shared_memory_is_judged_by_the_stubs(
 
 
 def test_cgroup_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "_CGROUP", tmp_path)
+    monkeypatch.setattr(threads, "_CGROUP_FOLDER", tmp_path)
     (tmp_path / "cpu.max").write_text("150000 100000\n")
     (tmp_path / "memory.max").write_text(f"{512 << 20}\n")
     budget = resources.cpu_budget()
@@ -111,6 +112,5 @@ def test_cgroup_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert resources.memory_limit() > 512 << 20
 
 
-def test_affinity_limits_the_threads() -> None:
-    assert resources.CpuBudget(physical=8, logical=16, allowed=4, quota=None).threads == 4
-    assert resources.CpuBudget(physical=8, logical=16, allowed=16, quota=0.5).threads == 1
+def test_doctor_counts_threads_as_the_engines_do() -> None:
+    assert resources.cpu_budget().threads == threads.physical_cores()

@@ -1,0 +1,214 @@
+"""Finds scale, migration and rounding of one group of linear layers by the error of its own output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from build_engines.compress.int8.graph import Graph, Group
+from build_engines.compress.int8.number import Number
+from build_engines.compress.int8.observe import Observation
+from build_engines.compress.int8.ranges import candidate_ranges
+
+FloatArray = NDArray[np.float32]
+
+ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+_TAIL = 0.02
+_CLIPS = np.linspace(0.6, 1.0, 11)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one group is quantized.
+
+    Attributes:
+        group: The layers.
+        alpha: Strength of the migration; None for none.
+        smooth: float32 [K], the migration vector s: the input is divided by it, the weight multiplied.
+        method: How the range was found.
+        scale: Scale of the (migrated) input.
+        weight_scales: float32 [N] by layer.
+        shifts: float32 [N] by layer, added to its bias; empty without bias correction.
+        error: Squared error of the outputs over their energy, on the sampled rows.
+    """
+
+    group: Group
+    alpha: float | None
+    smooth: FloatArray | None
+    method: str
+    scale: float
+    weight_scales: Mapping[str, FloatArray]
+    shifts: Mapping[str, FloatArray]
+    error: float
+
+
+class GroupSearch:
+    """Tries settings of one group on sampled rows of its input.
+
+    Args:
+        graph: Holds the weights.
+        group: The layers.
+        observation: Of their input; gives ranges and migration.
+        sample: float32 [rows, K], rows of other text, by which settings are judged: what was not
+            seen before shows which ranges are too tight.
+        number: Format to quantize to.
+    """
+
+    def __init__(
+        self, graph: Graph, group: Group, observation: Observation, sample: FloatArray, number: Number
+    ) -> None:
+        """Compute the reference outputs."""
+        self.group = group
+        self.number = number
+        self.observation = observation
+        # [K, N] whatever the stored layout
+        self.weights = {
+            m.name: np.ascontiguousarray(_as_kn(graph.array(m.weight), m.axis)) for m in group.members
+        }
+        self.rows = sample
+        self.joined = np.concatenate(list(self.weights.values()), axis=1)
+        self.reference = self.rows @ self.joined
+        energy = np.square(self.reference, dtype=np.float64).sum(axis=1)
+        # Every row counts the same, so that a few rows of huge values do not decide alone.
+        self._row_weights = 1.0 / np.maximum(energy, 1e-12)
+        seen = observation.histogram
+        self.moments = (seen.squares / max(seen.rows, 1)).astype(np.float32)
+        if group.shared_weight:  # the same scales wherever the weight serves, so that it is stored once
+            self.moments = np.ones_like(self.moments)
+
+    def best(self, method: str, smooth: bool) -> Plan:
+        """The plan with the least error.
+
+        Args:
+            method: ``auto`` or one method of :mod:`ranges`.
+            smooth: Whether to search a migration.
+        """
+        plans = [self.plan(None, method)]
+        if smooth and not self.group.shared_weight:
+            plans += [self.plan(alpha, method) for alpha in ALPHAS]
+        return min(plans, key=lambda plan: plan.error)
+
+    def widened(self, plan: Plan, maxima: FloatArray) -> Plan:
+        """A ``max`` plan whose range holds further text as well.
+
+        Args:
+            plan: As :meth:`best` chose it.
+            maxima: float32 [K], largest magnitudes in that text.
+        """
+        if plan.method != "max":
+            return plan
+        peak = np.maximum(self.observation.histogram.maxima, maxima)
+        top = float((peak if plan.smooth is None else peak / plan.smooth).max())
+        return replace(plan, scale=max(plan.scale, float(np.float32(top / self.number.limit))))
+
+    def plan(self, alpha: float | None, method: str) -> Plan:
+        """The best range for one alpha."""
+        smooth = None if alpha is None else self.migration(alpha)
+        counts, top = self.observation.histogram.merged(smooth)
+        ranges = candidate_ranges(counts, top, self.number, method)
+        weight, scales = self.quantized_weights(smooth)
+        rows = self.rows if smooth is None else self.rows / smooth
+        errors = {
+            name: self._error(self.number.fake(rows, np.float32(r / self.number.limit)) @ weight)
+            for name, r in ranges.items()
+        }
+        name = min(errors, key=lambda key: errors[key])
+        return Plan(
+            group=self.group,
+            alpha=alpha,
+            smooth=smooth,
+            method=name,
+            scale=float(np.float32(ranges[name] / self.number.limit)),
+            weight_scales=scales,
+            shifts={},
+            error=errors[name],
+        )
+
+    def corrected(self, plan: Plan) -> Plan:
+        """The plan with the mean error of each output channel to be added to the bias.
+
+        Bias correction of Nagel et al. 2019 (arXiv:1906.04721), with the error measured on data.
+        """
+        weight, _ = self.quantized_weights(plan.smooth)
+        rows = self.rows if plan.smooth is None else self.rows / plan.smooth
+        outputs = self.number.fake(rows, np.float32(plan.scale)) @ weight
+        weights = self._row_weights / self._row_weights.sum()
+        shift = ((self.reference - outputs) * weights[:, None]).sum(axis=0).astype(np.float32)
+        parts = np.split(shift, np.cumsum([w.shape[1] for w in self.weights.values()])[:-1])
+        shifts = {
+            member.name: part
+            for member, part in zip(self.group.members, parts, strict=True)
+            if member.bias is not None
+        }
+        return replace(plan, shifts=shifts)
+
+    def migration(self, alpha: float) -> FloatArray:
+        """The vector s of SmoothQuant, Xiao et al. 2022 (arXiv:2211.10438), equation 4.
+
+        ``s_k = max|X_k| ** alpha / max|W_k| ** (1 - alpha)``, here with a geometric mean of 1.
+        """
+        activations = np.maximum(self.observation.histogram.maxima, 1e-5).astype(np.float64)
+        weights = np.maximum(np.abs(self.joined).max(axis=1), 1e-5).astype(np.float64)
+        logs = alpha * np.log(activations) - (1 - alpha) * np.log(weights)
+        return np.exp(np.clip(logs - logs.mean(), -6, 6)).astype(np.float32)
+
+    def quantized_weights(self, smooth: FloatArray | None) -> tuple[FloatArray, dict[str, FloatArray]]:
+        """Dequantized weights of all layers side by side [K, N], and their scales."""
+        moments = self.moments if smooth is None else self.moments / np.square(smooth)
+        scales: dict[str, FloatArray] = {}
+        found = []
+        for name, weight in self.weights.items():
+            moved = weight if smooth is None else weight * smooth[:, None]
+            scales[name] = weight_scales(moved, moments, self.number)
+            found.append(self.number.fake(moved, scales[name][None, :]))
+        return np.concatenate(found, axis=1), scales
+
+    def _error(self, outputs: FloatArray) -> float:
+        """Relative squared error of the rows: their mean, and a part of the worst.
+
+        The mean alone would always clip a little more than a rare text bears, and the gate has a minimum.
+        """
+        squares = np.square(outputs - self.reference, dtype=np.float64).sum(axis=1)
+        relative = squares * self._row_weights
+        return float(relative.mean() + _TAIL * relative.max())
+
+
+def weight_scales(weight: FloatArray, moments: FloatArray, number: Number) -> FloatArray:
+    """Scale of each output channel with the least expected squared error of the output.
+
+    Args:
+        weight: float32 [K, N], migrated.
+        moments: float32 [K], mean square of each input channel: errors count where inputs are large.
+        number: Format.
+
+    Returns:
+        float32 [N].
+    """
+    peak = np.maximum(np.abs(weight).max(axis=0), 1e-8) / number.limit
+    best = np.full(weight.shape[1], np.inf)
+    scales = peak.astype(np.float32)
+    for clip in _CLIPS[::-1]:
+        trial = (peak * clip).astype(np.float32)
+        error = moments @ np.square(weight - number.fake(weight, trial[None, :]))
+        better = error < best
+        scales = np.where(better, trial, scales)
+        best = np.where(better, error, best)
+    return scales.astype(np.float32)
+
+
+def stored_weight(graph: Graph, plan: Plan, name: str) -> tuple[FloatArray, FloatArray]:
+    """Migrated weight of a layer in its stored layout, and its scales shaped to broadcast over it."""
+    member = next(m for m in plan.group.members if m.name == name)
+    weight = graph.array(member.weight)
+    scales = plan.weight_scales[name]
+    if plan.smooth is not None:
+        weight = weight * (plan.smooth[:, None] if member.axis == 1 else plan.smooth[None, :])
+    return weight, scales[None, :] if member.axis == 1 else scales[:, None]
+
+
+def _as_kn(weight: FloatArray, axis: int) -> FloatArray:
+    """A stored weight as [inputs, outputs]."""
+    return weight if axis == 1 else weight.T

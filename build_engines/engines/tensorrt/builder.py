@@ -106,7 +106,7 @@ def build_plan(
             _add_profile(builder, config, profile, number)
         if timing_cache is not None:
             timing_cache.attach(config)
-        plan = builder.build_serialized_network(network, config)
+        plan: Any = builder.build_serialized_network(network, config)  # a buffer, or None
         if plan is None:
             raise EngineError(
                 f"TensorRT {trt.__version__} could not build the engine: {_reasons(log)}",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import tensorrt  # type: ignore[import-not-found]
@@ -48,7 +48,8 @@ class TimingCacheFile:
             there = config.create_timing_cache(self._read())
             if there is not None:
                 measured.combine(there, False)
-            data = bytes(measured.serialize())
+            serialized: Any = measured.serialize()  # a buffer, which its signature does not say
+            data = bytes(serialized)
             temporary = self.path.with_suffix(".tmp")
             temporary.write_bytes(data)
             temporary.replace(self.path)

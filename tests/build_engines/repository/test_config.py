@@ -27,11 +27,10 @@ def read(config: Any) -> Any:
 def configs(spec: ModelSpec = EMBEDDING, precision: Precision = "fp32", **keys: Any) -> tuple[Any, Any, Any]:
     """Tokenizer, engine and ensemble."""
     recipe = Recipe.model_validate({"name": "toy", "model": "package:toy", **keys})
+    compiled = CompiledEngine("openvino", precision, "packed", Path(), "model.xml")
     return (
         read(tokenizer_config(recipe, spec)),
-        read(
-            engine_config(recipe, spec, CompiledEngine("openvino", precision, "packed", Path(), "model.xml"))
-        ),
+        read(engine_config(recipe, spec, compiled)),
         read(ensemble_config(recipe, spec, ModelNames.of("toy", "openvino"))),
     )
 

@@ -197,6 +197,12 @@ def estimate(
             )
         )
     ]
+    notes += [
+        f"{gpu.name} has no tensor cores for {precision}: left out"
+        for gpu in chosen
+        for precision in gpu_precisions(recipe.precision)
+        if gpu.peak(precision) is None
+    ]
     notes += _unmet(cpu, plans, target)
     return Estimate(
         name=recipe.name,

@@ -25,7 +25,8 @@ Floats = NDArray[np.float64]
 QUANTILE_SHARES = np.array([0.2, 0.2, 0.2, 0.2, 0.1, 0.05, 0.04, 0.01])
 _ARRIVAL_POINTS = 8  # moments within a service at which the tagged text arrives
 _SATURATED = 0.98
-_LATENCY_BINS = 400
+_WAIT_BINS = 200
+_DRAWS = 4000
 MOST_TEXTS = 128
 """Larger batches are planned with as if they ended here: throughput is flat by then, and the chain is not."""
 
@@ -116,10 +117,11 @@ def make_service(
 def _work_factors(max_batch: int, costs: tuple[float, ...], weights: tuple[float, ...]) -> Floats:
     """Work of a batch over its mean, by bins of the distribution: float64 [max_batch, bins], means 1."""
     rng = np.random.default_rng(0)
-    edges = np.concatenate(([0.0], np.cumsum(QUANTILE_SHARES)))
-    middles = (edges[:-1] + edges[1:]) / 2
-    counts = rng.multinomial(np.arange(1, max_batch + 1)[:, None], weights, size=(max_batch, 2000))
-    found = np.quantile(counts @ np.array(costs), middles, axis=1).T
+    counts = rng.multinomial(np.arange(1, max_batch + 1)[:, None], weights, size=(max_batch, _DRAWS))
+    drawn = np.sort(counts @ np.array(costs), axis=1)
+    starts = np.round(_DRAWS * np.concatenate(([0.0], np.cumsum(QUANTILE_SHARES)[:-1]))).astype(np.int64)
+    # Means of the bins, not their middles: those would lose the tail's weight.
+    found = np.add.reduceat(drawn, starts, axis=1) / (_DRAWS * QUANTILE_SHARES)
     return np.asarray(found / (found @ QUANTILE_SHARES)[:, None])
 
 
@@ -213,22 +215,26 @@ def _latencies(service: Service, rate: float, waiting: Floats) -> tuple[Floats, 
     moments = (np.arange(_ARRIVAL_POINTS) + 0.5) / _ARRIVAL_POINTS
     shape = (states.size, QUANTILE_SHARES.size, _ARRIVAL_POINTS, others.shape[-1])
     count = np.arange(others.shape[-1])
-    ahead = left[:, None, None, None] + np.floor(count * moments[:, None])[None, None]
+    ahead = left[:, None, None, None] + np.rint(count * moments[:, None])[None, None]
     total = left[:, None, None, None] + 1 + count
     full = ahead // top
     own = np.clip(total - full * top, 1, top).astype(np.int64)
-    wait = seconds[:, :, None, None] * (1 - moments[:, None]) + full * service.means[-1]
+    wait = seconds[:, :, None, None] * (1 - moments[:, None])
     # Longer services see more arrivals.
     weight = (waiting[states, None] * QUANTILE_SHARES * rate * seconds)[:, :, None, None]
     weight = np.broadcast_to(weight * others[:, :, None, :] / _ARRIVAL_POINTS, shape)
-    own, wait = np.broadcast_to(own, shape), np.broadcast_to(wait, shape)
-    width = (float(wait.max()) + 1e-9) / _LATENCY_BINS
-    cell = (wait / width).astype(np.int64) * top + own - 1
-    table = np.bincount(cell.ravel(), weights=weight.ravel(), minlength=_LATENCY_BINS * top)
-    table = table.reshape(_LATENCY_BINS, top)
-    middles = (np.arange(_LATENCY_BINS) + 0.5) * width
-    queued = middles[:, None, None] + service.seconds[None]
-    queued_weight = table[:, :, None] * QUANTILE_SHARES
+    width = (float(wait.max()) + 1e-9) / _WAIT_BINS
+    most = int(full.max()) + 1
+    cell = ((wait / width).astype(np.int64) * most + full.astype(np.int64)) * top + own - 1
+    table = np.bincount(np.broadcast_to(cell, shape).ravel(), weights=weight.ravel())
+    cells = np.flatnonzero(table > 1e-8 * table.sum())
+    rest, own = np.divmod(cells, top)
+    waits, full = np.divmod(rest, most)
+    # Batches ahead are full; their sum spreads by the root of their number.
+    mean = service.means[-1]
+    ahead_s = full[:, None] * mean + np.sqrt(full)[:, None] * (service.seconds[-1] - mean)
+    queued = ((waits + 0.5) * width)[:, None, None] + ahead_s[:, :, None] + service.seconds[own][:, None, :]
+    queued_weight = table[cells][:, None, None] * QUANTILE_SHARES[:, None] * QUANTILE_SHARES
     idle = service.seconds[0] + service.delay_s
     latencies = np.concatenate([queued.ravel(), idle]) + service.overhead_s
     weights = np.concatenate([queued_weight.ravel(), waiting[0] * QUANTILE_SHARES])

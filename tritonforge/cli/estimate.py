@@ -14,7 +14,7 @@ from tritonforge.console import console, err_console, print_json
 from tritonforge.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from build_engines.estimate import CpuEstimate, Estimate
+    from build_engines.estimate.estimate import CpuEstimate, Estimate
 
 
 def estimate(
@@ -43,7 +43,7 @@ def estimate(
     """Estimate what RECIPE needs for a load: memory, CPU replicas, GPUs. Nothing is served."""
     loaded = load_recipe(recipe, set_ or [])
     require("estimating", "build", "onnx", "safetensors", "openvino", "onnxruntime", "tokenizers")
-    from build_engines.estimate import estimate as work_out
+    from build_engines.estimate.estimate import estimate as work_out
 
     with err_console.status("measuring one layer on this CPU" if calibrate else "working it out"):
         found = work_out(

@@ -291,7 +291,7 @@ def fit(
     narrow_array = np.clip(array, -bounds.largest, bounds.largest).astype(half.numpy())
     flushed = (narrow_array == 0) & (array != 0)
     if scale:
-        narrow_array = np.where(flushed, bounds.least, narrow_array).astype(half.numpy())
+        narrow_array = np.where(flushed, np.asarray(bounds.least, half.numpy()), narrow_array)
     counts: dict[Literal["clamped", "flushed", "subnormal"], int] = {
         "clamped": int((size > bounds.largest).sum()),
         "flushed": int(flushed.sum()),

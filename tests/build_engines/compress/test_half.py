@@ -19,8 +19,8 @@ from build_engines.compress.half import HalfReport, fit, to_half
 from python_backends.packing import TokenBatch, pack, pad
 from tritonforge.errors import EngineError
 
-PACKED = ("bert", "roberta", "distilbert", "mpnet", "electra", "albert", "modernbert", "qwen3")
-PADDED = ("deberta-v2", "fnet")
+PACKED = ("bert", "mpnet", "modernbert", "qwen3")
+PADDED = ("deberta-v2",)
 NARROW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
@@ -70,7 +70,7 @@ def test_minilm_keeps_its_numbers(
 ) -> None:
     feed = run_of(lengths, 30_000)
     exact, half = run(minilm_onnx, feed), run(minilm_half[0], feed)
-    assert cosines(exact, half).min() > 0.9999
+    assert cosines(exact, half).min() > 0.99999
     assert np.abs(exact - half).max() > 1e-6, "nothing was narrowed"
 
 
@@ -93,7 +93,7 @@ def test_tiny_models_keep_their_numbers(
     assert cosines(run(source, feed), run(tmp_path / "half.onnx", feed)).min() > 0.9999
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 def test_classifiers_give_float32_scores(
     export_tiny: Callable[..., Path], architecture: str, tmp_path: Path
 ) -> None:
@@ -272,9 +272,13 @@ def test_what_fits_and_what_does_not() -> None:
     assert altered == []
 
 
-def test_no_scale_becomes_zero() -> None:
-    narrow, altered = fit(np.array([1e-9, 0.5], np.float32), ir.DataType.FLOAT16, "s", scale=True)
-    assert narrow.astype(np.float32).tolist() == [2.0**-24, 0.5]
+@pytest.mark.parametrize(
+    ("kind", "tiny", "least"),
+    [(ir.DataType.FLOAT16, 1e-9, 2.0**-24), (ir.DataType.BFLOAT16, 1e-41, 2.0**-133)],
+)
+def test_no_scale_becomes_zero(kind: ir.DataType, tiny: float, least: float) -> None:
+    narrow, altered = fit(np.array([tiny, 0.5], np.float32), kind, "s", scale=True)
+    assert narrow.astype(np.float32).tolist() == [least, 0.5]
     assert [one.what for one in altered] == ["flushed"]
 
 

@@ -50,8 +50,8 @@ SERVER_CPU_S = 0.18e-3
 STUB_CPU_S = 0.08e-3
 """Tokenizer stub, the tokenizing itself not counted."""
 
-CLIENT_CPU_S = 0.20e-3
-"""A gRPC client in Python; counts only where it shares the cores."""
+CLIENT_CPU_S = 0.30e-3
+"""The asyncio client of `clients`; counts only where it shares the cores."""
 
 SERVING_LATENCY_S = 1.5e-3
 """Network on one host, both steps of the ensemble and the tokenizer, for a lone request."""

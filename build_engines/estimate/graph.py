@@ -185,10 +185,21 @@ class Graph:
             dims = [_dim(dim, bound) for dim in value.type.tensor_type.shape.dim]
             if value.type.tensor_type.HasField("shape") and None not in dims:
                 shapes[value.name] = tuple(dim for dim in dims if dim is not None)
+        self._fill(shapes)
         if any(name and name not in shapes for node in self._model.graph.node for name in node.output):
             for name, shape in self._inferred(run).items():
                 shapes.setdefault(name, shape)
         return shapes
+
+    def _fill(self, shapes: dict[str, Shape]) -> None:
+        """The simple cases that an exporter leaves out: casts, and reshapes to one axis."""
+        for node in self._model.graph.node:
+            if not node.output or node.output[0] in shapes or node.input[0] not in shapes:
+                continue
+            if node.op_type == "Cast":
+                shapes[node.output[0]] = shapes[node.input[0]]
+            elif node.op_type == "Reshape" and self._weights.get(node.input[1]) == (1,):
+                shapes[node.output[0]] = (math.prod(shapes[node.input[0]]),)
 
     def _bind(self, run: Run) -> dict[str, int]:
         """Values of the symbols in the inputs' shapes."""

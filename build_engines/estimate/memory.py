@@ -56,8 +56,8 @@ class CpuMemory:
 
     @property
     def loaded(self) -> int:
-        """Right after loading, before kernels have gathered."""
-        return self.total - self.kernel_cache
+        """Right after loading: activations and kernels gather with the requests."""
+        return self.total - self.kernel_cache - self.activations
 
     @property
     def total(self) -> int:

@@ -66,10 +66,10 @@ def memory(pid: int) -> float:
     return float(sum(process.memory_full_info().pss for process in tree(pid)))
 
 
-async def send(url: str, model: str, texts: list[str]) -> float:
+async def send(url: str, model: str, texts: list[str], in_flight: int = IN_FLIGHT) -> float:
     """Send every text in a request of its own; seconds that it took."""
     pending = iter(texts)
-    async with AsyncClient(url, model) as client:
+    async with AsyncClient(url, model, concurrency=in_flight, timeout=120) as client:
 
         async def work() -> None:
             for text in pending:
@@ -77,7 +77,7 @@ async def send(url: str, model: str, texts: list[str]) -> float:
                 assert vectors.shape == (1, 384)
 
         start = time.perf_counter()
-        await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+        await asyncio.gather(*(work() for _ in range(in_flight)))
         return time.perf_counter() - start
 
 

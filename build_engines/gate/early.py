@@ -9,6 +9,7 @@ from pathlib import Path
 import build_engines
 from build_engines.context import BuildContext
 from build_engines.gate.choose import refusal
+from build_engines.gate.labelled import Labelled, load_labelled
 from build_engines.gate.model import check_model, check_text
 from build_engines.gate.verdict import Verdict
 from build_engines.versions import source_hash
@@ -19,7 +20,9 @@ def model_verdict(context: BuildContext) -> Verdict:
 
     Raises:
         GateError: If a check fails and the build is not forced.
+        RecipeError: If ``gate.labelled`` cannot be read: better told now than after the build.
     """
+    labelled_data(context)
     folder, _ = context.artifact(
         "gate",
         lambda into: _make_model(context, into),
@@ -43,3 +46,18 @@ def _make_model(context: BuildContext, folder: Path) -> None:
         known = check_text(context.texts.held_out, context.tokenizer_path)
         verdict = replace(verdict, checks=(*verdict.checks, known))
     (folder / "verdict.json").write_text(json.dumps(verdict.as_dict()), encoding="utf-8")
+
+
+def labelled_data(context: BuildContext) -> Labelled | None:
+    """The recipe's labelled data, None where it names none.
+
+    Raises:
+        RecipeError: If it cannot be read as what it should be.
+    """
+    recipe = context.recipe
+    if recipe.gate.labelled is None:
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(context.tokenizer))
+    return load_labelled(recipe.gate.labelled, context.settled, tokenizer, recipe.calibration.seed)

@@ -16,9 +16,9 @@ from build_engines.context import BuildContext, Candidate, StepOutcome
 from build_engines.engines import ENGINES
 from build_engines.gate.choose import fastest, refusal, throughput
 from build_engines.gate.compare import Rows
-from build_engines.gate.early import model_verdict
+from build_engines.gate.early import labelled_data, model_verdict
 from build_engines.gate.judge import Evidence, judge, mend_for
-from build_engines.gate.labelled import Labelled, load_labelled, metric_checks
+from build_engines.gate.labelled import Labelled, metric_checks
 from build_engines.gate.probe import Probe, grid_sequences, probe
 from build_engines.gate.verdict import GateCheck, Verdict
 from build_engines.gate.wording import describe_failure
@@ -38,7 +38,7 @@ class GateStep:
         """Measure what is still missing, judge, choose."""
         verdicts = {"model": model_verdict(context)}
         reference, reused = self._reference(context)
-        labelled = self._labelled(context)
+        labelled = labelled_data(context)
         for part, candidate in context.candidates.items():
             probed, again = self._probe(context, candidate, reference)
             metrics, once_more = self._metrics(context, candidate, labelled)
@@ -145,17 +145,6 @@ class GateStep:
             + source_hash(python_backends.__file__),
         )
         return Probe(**json.loads((folder / "probe.json").read_text(encoding="utf-8"))), reused
-
-    def _labelled(self, context: BuildContext) -> Labelled | None:
-        """The recipe's labelled data."""
-        if context.recipe.gate.labelled is None:
-            return None
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(context.tokenizer))
-        return load_labelled(
-            context.recipe.gate.labelled, context.settled, tokenizer, context.recipe.calibration.seed
-        )
 
     def _metrics(
         self, context: BuildContext, candidate: Candidate, data: Labelled | None

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from build_engines.context import BuildContext
 from build_engines.pipeline import build, make_context
 from build_engines.report import BuildReport
-from tritonforge.errors import GateError
+from tritonforge.errors import GateError, RecipeError
 from tritonforge.recipe import Recipe
 
 NAME = "gate-toy"
@@ -182,6 +182,13 @@ def test_labelled_pairs(gated: Gated, tmp_path: Path) -> None:
 
 
 # -- a broken model ends early
+
+
+def test_labelled_data_that_cannot_be_read_ends_the_build_before_export(gated: Gated, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": "a"}')
+    with pytest.raises(RecipeError, match="label"):
+        gated(tmp_path / "repository", name="gate-data", gate={"labelled": str(tmp_path / "data.jsonl")})
+    assert not list((gated.root / "build" / "gate-data").glob("artifacts/export-*"))
 
 
 @pytest.fixture

@@ -136,8 +136,6 @@ def allocate(
 ) -> dict[str, int] | None:
     """Units to take out of each site, at the least cost, so that the share of parameters is reached.
 
-    Exact but for the grid of the budget: dynamic programming over sites.
-
     Args:
         sites: Of the dense model.
         importance: By site.
@@ -146,15 +144,29 @@ def allocate(
     Returns:
         By site; None if not even everything that may go is enough.
     """
-    total = sum(site.units * site.unit_parameters for site in sites)
-    step = total / _GRID
+    parameters = {site.name: site.unit_parameters for site in sites}
+    total = sum(site.units * parameters[site.name] for site in sites)
     goal = int(np.ceil(sparsity * _GRID))
+    # What a site gives is rounded down to the grid, so a goal may be met although the grid says no.
+    for lower in range(min(goal, len(sites)), -1, -1):
+        removed = _cheapest(sites, importance, total / _GRID, goal - lower)
+        if removed is None:
+            continue
+        if sum(count * parameters[name] for name, count in removed.items()) >= sparsity * total * (1 - 1e-9):
+            return removed
+    return None
+
+
+def _cheapest(
+    sites: Sequence[Site], importance: dict[str, Importance], step: float, goal: int
+) -> dict[str, int] | None:
+    """Dynamic programming over sites on a grid of the parameters removed; ``goal`` in steps of it."""
     budget = np.arange(goal + 1)
     best = np.where(budget == 0, 0.0, np.inf)  # least cost at which at least so much is removed
     choices = []
     for site in sites:
         levels = importance[site.name]
-        gains = np.floor(levels.removed * site.unit_parameters / step).astype(np.int64)
+        gains = np.floor(levels.removed * site.unit_parameters / step + 1e-9).astype(np.int64)
         options = best[np.maximum(budget[None, :] - gains[:, None], 0)] + levels.costs[:, None]
         choice = options.argmin(axis=0)
         best = np.take_along_axis(options, choice[None], axis=0)[0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from tritonforge.cli.extras import require
 from tritonforge.console import console, err_console, print_json
@@ -127,24 +128,25 @@ def _print(done: Benchmark) -> None:
         title=f"benchmark {done.name}, milliseconds of a batch", title_justify="left", box=SIMPLE_HEAD
     )
     table.padding, table.pad_edge = (0, 1, 0, 0), False
-    for header in ("tokens", "texts"):
-        table.add_column(header, justify="right")
     table.add_column("candidate", no_wrap=True)
     for header in ("p50", "p90", "p99", "texts/s", "tokens/s", "to fp32"):
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", no_wrap=True)
     before = None
     for cell in done.cells:
-        here = (str(cell.length), str(cell.batch))
-        if before not in (None, here):
-            table.add_section()
+        here = (cell.length, cell.batch)
+        if before != here:
+            if before is not None:
+                table.add_section()
+            tokens = "the length mix" if cell.length == "mix" else f"{cell.length} tokens"
+            texts = "1 text" if cell.batch == 1 else f"{cell.batch} texts"
+            table.add_row(Text(f"{texts} of {tokens}", style="bold"))
+        before = here
         table.add_row(
-            *(here if before != here else ("", "")),
             cell.part,
             *(f"{value:.2f}" for value in (cell.p50_ms, cell.p90_ms, cell.p99_ms)),
             *(f"{value:.0f}" for value in (cell.texts_per_second, cell.tokens_per_second)),
             "" if cell.speedup is None else f"{cell.speedup:.2f}",
         )
-        before = here
     console.print(table)
     threads = ", ".join(dict.fromkeys(str(facts["threads"]) for facts in done.engines.values()))
     console.print(

@@ -111,7 +111,8 @@ def build_plan(
             raise EngineError(
                 f"TensorRT {trt.__version__} could not build the engine: {_reasons(log)}",
                 where=str(onnx_path),
-                mend="if it ran out of memory, lower tensorrt.workspace_mib or tensorrt.max_tokens",
+                mend="within workspace limit: raise tensorrt.workspace_mib; out of memory: lower it, or "
+                "tensorrt.max_tokens",
             )
         kept = timing_cache.merge(config) if timing_cache is not None else 0
         warnings = tuple(dict.fromkeys(m.text for m in log.messages if m.severity == "WARNING"))

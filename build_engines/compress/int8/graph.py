@@ -34,7 +34,10 @@ _ROLES: tuple[tuple[str, str], ...] = (
     (r"(query|query_proj|q_proj|q_lin|attn\.q|q)$", "query"),
     (r"(key|key_proj|k_proj|k_lin|attn\.k|k)$", "key"),
     (r"(value|value_proj|v_proj|v_lin|attn\.v|v)$", "value"),
-    (r"(attention\.output\.dense|attention\.dense|attn\.wo|out_lin|o_proj|out_proj|attn\.o)$", "attention_output"),
+    (
+        r"(attention\.output\.dense|attention\.dense|attn\.wo|out_lin|o_proj|out_proj|attn\.o)$",
+        "attention_output",
+    ),
     (r"(intermediate\.dense|lin1|up_proj|gate_proj|mlp\.wi|fc1|ffn)$", "ffn_in"),
     (r"(output\.dense|lin2|down_proj|mlp\.wo|fc2|ffn_output)$", "ffn_out"),
 )  # fmt: skip

@@ -91,7 +91,7 @@ class ChannelHistogram:
             [np.zeros((len(self.counts), 1)), np.cumsum(self.counts, axis=1, dtype=np.float64)], axis=1
         )
         edges = np.linspace(0, top, bins + 1)
-        limits = np.where(self.limits > 0, self.limits, np.finfo(np.float64).tiny)
+        limits = np.where(self.limits > 0, self.limits, top)  # only zeros: the first bin in any range
         places = np.clip(edges[None, :] * (scale * self.bins / limits)[:, None], 0, self.bins)
         whole = np.minimum(places.astype(np.int64), self.bins - 1)
         lower = np.take_along_axis(cumulative, whole, axis=1)

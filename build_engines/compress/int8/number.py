@@ -34,13 +34,16 @@ class Number:
         INT8 stays within -127..127: symmetric, as TensorRT's own weights are.
         """
         if self.name == "int8":
-            return np.clip(np.rint(values), -self.limit, self.limit)
+            rounded: FloatArray = np.clip(np.rint(values), -self.limit, self.limit)
+            return rounded
         clipped = np.clip(values, -self.limit, self.limit)
-        return clipped.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        found: FloatArray = clipped.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        return found
 
     def fake(self, values: FloatArray, scale: Any) -> FloatArray:
         """Quantize and dequantize; ``scale`` is a number, or an array that broadcasts."""
-        return (self.grid(values / scale) * scale).astype(np.float32)
+        found: FloatArray = (self.grid(values / scale) * scale).astype(np.float32)
+        return found
 
     def stored(self, values: FloatArray, scale: Any) -> NDArray[Any]:
         """Quantized values in the type that the file holds."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 Int32Array = NDArray[np.int32]
 
-PROBE_SHARE = 0.5
-LONGEST_PROBE = 5
+PROBE_SHARE = 1.0
+LONGEST_PROBE = 4
 MAX_VALIDATION = 200
 FEW_SEQUENCES = 32
 # One token above this share of all text is not language: most likely the one for unknown words.
@@ -90,7 +90,7 @@ def _notes(sequences: Sequence[Int32Array], asked: int) -> list[str]:
         share = counts.max() / inner.size
         if share > _SUSPICIOUS_SHARE:
             notes.append(
-                f"token {int(ids[counts.argmax()])} makes up {share:.0%} of the calibration text: if it stands for "
-                "unknown words, the text is in a language or script that the tokenizer does not know"
+                f"token {int(ids[counts.argmax()])} makes up {share:.0%} of the calibration text: if it "
+                "stands for unknown words, the tokenizer does not know the text's language or script"
             )
     return notes

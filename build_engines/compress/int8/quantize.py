@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -149,7 +148,7 @@ class _Job:
         self._check_final(final, bool(attentions))
         partial = target.with_name(f".{target.name}.partial")
         save_model(model, partial)
-        os.replace(partial, target)
+        partial.replace(target)
         return QuantizationReport(
             number=self.number.name,
             share=sum(group_shares[plan.group.name] for plan in chosen),
@@ -182,8 +181,9 @@ class _Job:
         ]
         if wide:
             self.notes.append(
-                f"{len(wide)} of {len(groups)} ranges overflow by more than {_OVERFLOW:.1f} times on calibration text "
-                f"that they were not fitted to ({', '.join(wide[:3])}): give more, or more varied, text"
+                f"{len(wide)} of {len(groups)} ranges overflow by more than {_OVERFLOW:.1f} times on "
+                f"calibration text that they were not fitted to ({', '.join(wide[:3])}): "
+                "give more, or more varied, text"
             )
         return fitted, judged
 
@@ -214,8 +214,8 @@ class _Job:
         if possible < self.quantization.min_share - 1e-9:
             kept = ", ".join(f"{name} ({shares[name]:.1%})" for name in list(reasons)[:5])
             raise CalibrationError(
-                f"only {possible:.1%} of the linear multiply-adds may be quantized, and quantization.min_share asks "
-                f"for {self.quantization.min_share:.1%}; left alone: {kept}",
+                f"only {possible:.1%} of the linear multiply-adds may be quantized, and "
+                f"quantization.min_share asks for {self.quantization.min_share:.1%}; left alone: {kept}",
                 where="quantization",
                 mend="keep fewer layers (quantization.keep), or lower quantization.min_share",
             )
@@ -223,7 +223,7 @@ class _Job:
     def _plans(
         self, groups: Sequence[Group], fitted: dict[str, Observation], judged: dict[str, Observation]
     ) -> list[list[Plan]]:
-        """Complete sets of plans to choose from: the recipe's method, and for auto the unclipped one as well."""
+        """Complete sets of plans to choose from: the recipe's method; for auto the unclipped one as well."""
         method = self.calibration.method
         methods = ["auto", "max"] if method == "auto" else [method]
         sets: list[list[Plan]] = [[] for _ in methods]
@@ -291,7 +291,8 @@ class _Job:
         mend = "set quantization.attention: false" if attention else "lower quantization.min_share"
         raise CalibrationError(
             f"the written graph has cosine {final.mean:.4f} (mean) and {final.worst:.4f} (worst) to float32; "
-            f"gate.mean_cosine {self.gate.mean_cosine} and gate.min_cosine {self.gate.min_cosine} are asked for",
+            f"gate.mean_cosine {self.gate.mean_cosine} and gate.min_cosine {self.gate.min_cosine} are "
+            "asked for",
             where="quantization",
             mend=mend,
         )

@@ -158,9 +158,12 @@ class Rewriter:
             self._node("DequantizeLinear", [quantize.output[0], *parameters], f"{name}_dequantize"),
         ]
 
-    def _node(self, kind: str, inputs: Sequence[str], name: str, **attributes: int) -> onnx.NodeProto:
+    def _node(self, kind: str, inputs: Sequence[str], name: str, axis: int | None = None) -> onnx.NodeProto:
         """A node whose one output bears its name."""
-        return helper.make_node(kind, list(inputs), [f"{name}_output"], name=name, **attributes)
+        node = helper.make_node(kind, list(inputs), [f"{name}_output"], name=name)
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        return node
 
     def _value(self, name: str, values: FloatArray) -> str:
         """A new initializer."""

@@ -17,6 +17,7 @@ FloatArray = NDArray[np.float32]
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 _TAIL = 0.02
+_CLIP_GAIN = 1.25
 _CLIPS = np.linspace(0.6, 1.0, 11)
 
 
@@ -116,6 +117,9 @@ class GroupSearch:
             for name, r in ranges.items()
         }
         name = min(errors, key=lambda key: errors[key])
+        # Clipping has to earn it: text that was never seen overflows a clipped range first.
+        if "max" in errors and errors["max"] <= _CLIP_GAIN * errors[name]:
+            name = "max"
         return Plan(
             group=self.group,
             alpha=alpha,
@@ -153,7 +157,8 @@ class GroupSearch:
         activations = np.maximum(self.observation.histogram.maxima, 1e-5).astype(np.float64)
         weights = np.maximum(np.abs(self.joined).max(axis=1), 1e-5).astype(np.float64)
         logs = alpha * np.log(activations) - (1 - alpha) * np.log(weights)
-        return np.exp(np.clip(logs - logs.mean(), -6, 6)).astype(np.float32)
+        vector: FloatArray = np.exp(np.clip(logs - logs.mean(), -6, 6)).astype(np.float32)
+        return vector
 
     def quantized_weights(self, smooth: FloatArray | None) -> tuple[FloatArray, dict[str, FloatArray]]:
         """Dequantized weights of all layers side by side [K, N], and their scales."""
@@ -196,7 +201,8 @@ def weight_scales(weight: FloatArray, moments: FloatArray, number: Number) -> Fl
         better = error < best
         scales = np.where(better, trial, scales)
         best = np.where(better, error, best)
-    return scales.astype(np.float32)
+    found: FloatArray = scales.astype(np.float32)
+    return found
 
 
 def stored_weight(graph: Graph, plan: Plan, name: str) -> tuple[FloatArray, FloatArray]:

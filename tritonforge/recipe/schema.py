@@ -196,7 +196,9 @@ class TensorRt(_Section):
 
     preset: GpuPreset = Field(default="throughput", description="which shapes the profile is tuned for")
     max_tokens: PositiveInt | Literal["auto"] = Field(
-        default="auto", description="tokens of a run at most; auto: batching.token_budget"
+        default="auto",
+        description="tokens of a batch at most; auto: max_batch_size texts of max_length, 65536 at most. "
+        "Fewer make the engine's batches smaller",
     )
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
@@ -204,7 +206,7 @@ class TensorRt(_Section):
     weight_streaming: bool = False
     workspace_mib: PositiveInt = 4096
     cuda_graphs: bool = Field(
-        default=False, description="Triton captures none where an input carries a shape, as max_seqlen does"
+        default=False, description="with layout padded only: packed runs never repeat their shapes"
     )
 
 

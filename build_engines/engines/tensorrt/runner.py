@@ -6,7 +6,7 @@ In the server Triton's own TensorRT backend runs it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,18 @@ class TensorRtRunner:
         self._active = 0
 
     def run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, NDArray[Any]]:
-        """Run once; see :meth:`python_backends.runners.Runner.run`.
+        """Run once, or as often as the largest profile asks; see :meth:`python_backends.runners.Runner.run`.
+
+        Triton never forms larger batches; the checks of a build may.
 
         Raises:
             EngineError: No profile takes the shapes.
         """
+        parts = [self._run(part) for part in split_run(inputs, self._profiles)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, NDArray[Any]]:
+        """Run once."""
         names = self._profiles[0]
         feed = {name: np.ascontiguousarray(inputs[name]) for name in names}
         number = choose_profile(self._profiles, {name: array.shape for name, array in feed.items()})
@@ -62,6 +69,38 @@ class TensorRtRunner:
     def close(self) -> None:
         """Free the GPU's memory."""
         self._runner.deactivate()
+
+
+def split_run(
+    inputs: Mapping[str, NDArray[np.int32]], profiles: Profiles
+) -> Iterator[dict[str, NDArray[np.int32]]]:
+    """Divide a run into such as the largest profile takes, in order.
+
+    Args:
+        inputs: Of a packed or a padded run.
+        profiles: Of the plan.
+
+    Yields:
+        Inputs of each part; those given, where they fit.
+    """
+    largest = {name: max(p[name][2][0] for p in profiles) for name in profiles[0]}
+    if "cu_seqlens" not in inputs:
+        size = largest["input_ids"]
+        for start in range(0, len(inputs["input_ids"]), size):
+            yield {name: array[start : start + size] for name, array in inputs.items()}
+        return
+    ids, offsets = inputs["input_ids"], inputs["cu_seqlens"]
+    count, start = len(offsets) - 1, 0
+    while start < count:
+        within = int(np.searchsorted(offsets, offsets[start] + largest["input_ids"], side="right")) - 1
+        stop = max(start + 1, min(within, start + largest["cu_seqlens"] - 1))
+        bounds = offsets[start : stop + 1]
+        yield {
+            "input_ids": ids[bounds[0] : bounds[-1]],
+            "cu_seqlens": bounds - bounds[0],
+            "max_seqlen": np.zeros(int(np.diff(bounds).max()), np.int32),
+        }
+        start = stop
 
 
 def choose_profile(profiles: Profiles, shapes: Mapping[str, Sequence[int]]) -> int:

@@ -14,7 +14,7 @@ def cosine(value: float | None) -> str:
     """A cosine with as many digits as tell it from 1: 0.9972, 0.999964; six at most, never rounded up."""
     if value is None or not math.isfinite(value):
         return number(value)
-    if value >= 1:
+    if value >= 1 - 1e-9:  # as close as two ways to add up the same row
         return "1"
     digits = min(6, max(4, math.ceil(-math.log10(1 - value)) + 1))
     return f"{math.floor(value * 10**digits + 1e-6) / 10**digits:.{digits}f}"

@@ -150,7 +150,7 @@ def curve_plot(
     limits: Mapping[str, float],
     chosen: float | None = None,
 ) -> Markup | None:
-    """One or more lines over a common axis, with thresholds.
+    """One or more lines over a common axis, with thresholds; None where there is no line to draw.
 
     Args:
         name: Prefix of ids.
@@ -162,7 +162,7 @@ def curve_plot(
         chosen: The x that was taken.
     """
     drawn = {label: [p for p in line if _finite(p[0]) and _finite(p[1])] for label, line in lines.items()}
-    drawn = {label: line for label, line in drawn.items() if line}
+    drawn = {label: line for label, line in drawn.items() if len(line) > 1}  # one point is no curve
     if not drawn:
         return None
 

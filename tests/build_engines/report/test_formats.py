@@ -14,7 +14,14 @@ from build_engines.report.formats import cosine, figure, number
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(0.99715, "0.9971"), (0.999964, "0.999964"), (0.9999999999, "0.999999"), (1.0, "1"), (0.81, "0.8100")],
+    [
+        (0.99715, "0.9971"),
+        (0.999964, "0.999964"),
+        (0.99999998, "0.999999"),
+        (1 - 1e-13, "1"),
+        (1.0, "1"),
+        (0.81, "0.8100"),
+    ],
 )
 def test_cosine(value: float, expected: str) -> None:
     assert cosine(value) == expected

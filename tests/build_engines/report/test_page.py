@@ -135,6 +135,35 @@ def test_a_forced_build_says_so_loudly(refused: tuple[GateError, Path], read: Ca
 MACHINE: dict[str, str | int] = {"cpu": "a processor", "cores": 2}
 
 
+def test_a_pruned_and_calibrated_build(
+    tiny_model: Callable[..., Path],
+    build_recipe: Callable[..., Any],
+    tmp_path: Path,
+    read: Callable[[str], Any],
+) -> None:
+    built = build_recipe(
+        into=tmp_path,
+        name="calibrated",
+        model=str(tiny_model("bert")),
+        engine="onnxruntime",
+        precision="int8",
+        threads={"engine": 1},
+        length_mix=[{"tokens": 16}],
+        calibration={"texts": datapath("lee_background.cor"), "samples": 60},
+        prune={"sparsity": 0.3, "min_accuracy": 0.0},
+        gate={"mean_cosine": 0.0, "min_cosine": 0.0, "overlap": 0.0, "min_speedup": 0.0, "samples": 30},
+    )
+    page = read((built.context.build_dir / "report.html").read_text(encoding="utf-8"))
+    quantized, pruned = built.report.figures("quantize")["int8"], built.report.figures("prune")
+    first = [row[0] for row in page.rows if row]
+    for layer in quantized["layers"]:
+        assert layer["name"] in first
+    for layer in pruned["heads"]:
+        assert str(layer) in first
+    assert page.tags["svg"] == 6, "scatter, sensitivity and pruning; a curve of one point is not drawn"
+    assert "onnxruntime int8" in " ".join(page.text)
+
+
 def test_a_full_disk_is_said_unless_the_build_failed_already(built: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match="cannot write"):

@@ -1,4 +1,4 @@
-"""Models that transformers' attention interface does not reach, made to use packed attention all the same.
+"""Models that transformers' attention interface does not reach, or whose graph would be compiled badly.
 
 An adapter changes one loaded model in place, so that a forward pass under
 :func:`~build_engines.export.packed.packed_layout` keeps to each sequence.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from build_engines.export.packed import current_layout, packed_attention
@@ -52,7 +52,58 @@ def _mpnet_attention(attention: Any) -> Callable[..., tuple[Tensor]]:
     return forward
 
 
-ADAPTERS: dict[str, Callable[[PreTrainedModel], None]] = {"mpnet": adapt_mpnet}
+def adapt_modernbert(model: PreTrainedModel) -> None:
+    """Give ModernBERT three projections instead of one that is cut in three.
+
+    TensorRT pulls the cuts into the one weight, and with Q/DQ then computes it dequantized in FP16. Three
+    weights that read one input it merges by itself, and in INT8.
+    """
+    encoder: Any = model.base_model
+    for layer in encoder.layers:
+        attention = layer.attn
+        attention.query, attention.key, attention.value = _thirds(attention.Wqkv)
+        del attention.Wqkv
+        attention.forward = _modernbert_attention(attention)
+
+
+def _thirds(fused: nn.Linear) -> tuple[nn.Linear, ...]:
+    """Three linear layers of the rows of one."""
+    biases = (None,) * 3 if fused.bias is None else fused.bias.chunk(3)
+    parts = []
+    for weight, bias in zip(fused.weight.chunk(3), biases, strict=True):
+        part = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        part.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        if bias is not None:
+            part.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        parts.append(part)
+    return tuple(parts)
+
+
+def _modernbert_attention(attention: Any) -> Callable[..., tuple[Tensor, None]]:
+    """Build the forward of one ModernBERT self-attention."""
+    from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
+
+    def forward(
+        hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], *_: Any, **__: Any
+    ) -> tuple[Tensor, None]:
+        shape = (*hidden_states.shape[:-1], -1, attention.head_dim)
+        query, key, value = (
+            project(hidden_states).view(shape).transpose(1, 2)
+            for project in (attention.query, attention.key, attention.value)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=1)
+        context, _weights = packed_attention(
+            attention, query, key, value, None, sliding_window=attention.sliding_window
+        )
+        return attention.Wo(context.reshape(*hidden_states.shape[:-1], -1)), None
+
+    return forward
+
+
+ADAPTERS: dict[str, Callable[[PreTrainedModel], None]] = {
+    "mpnet": adapt_mpnet,
+    "modernbert": adapt_modernbert,
+}
 
 
 def can_be_packed(model: PreTrainedModel) -> bool:

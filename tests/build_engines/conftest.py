@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import NodeProto, helper, numpy_helper
 
+from build_engines.context import BuildContext
 from build_engines.pipeline import build, make_context
 from tritonforge.recipe import load_recipe
 
@@ -46,18 +47,28 @@ class InsertQdq(Protocol):
 
 
 @pytest.fixture(scope="session")
-def export_tiny(
+def tiny_export_context(
     tiny_model: Callable[..., Path],
     build_recipe: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
-) -> ExportTiny:
+) -> Callable[..., BuildContext]:
+    """Context of a build that went as far as the export, by architecture and task."""
+
     @cache
-    def make(architecture: str, task: str = "embedding") -> Path:
+    def make(architecture: str, task: str) -> BuildContext:
         folder = tiny_model(architecture, task, **_OTHER_KEYS.get(architecture, WIDE_HEADS))
         name = f"wide-{architecture}-{task}"
         built = build_recipe(into=tmp_path_factory.mktemp(name), until="export", name=name, model=str(folder))
-        path: Path = built.context.exported
-        return path
+        context: BuildContext = built.context
+        return context
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def export_tiny(tiny_export_context: Callable[..., BuildContext]) -> ExportTiny:
+    def make(architecture: str, task: str = "embedding") -> Path:
+        return tiny_export_context(architecture, task).exported
 
     return make
 

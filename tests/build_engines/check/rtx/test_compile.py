@@ -16,8 +16,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from build_engines.check.lint import LintGraph, lint, quantized_linear_layers
 from build_engines.check.rtx import AheadResult, Audit, audit, compile_ahead
+from build_engines.check.samples import random_sequences
 from build_engines.compress.half import to_half
+from build_engines.compress.int8 import quantize_calibrated
+from build_engines.context import BuildContext
 from tritonforge.errors import EngineError
+from tritonforge.recipe.schema import Calibration, Gate, Quantization
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
@@ -97,6 +101,38 @@ def test_tiny_models(
         assert found.verdict == "pass", found.problems()
         assert found.int8
         assert found.fused
+
+
+@pytest.mark.parametrize(("number", "attention"), [("int8", False), ("int8", True), ("fp8", False)])
+def test_calibrated(
+    tiny_export_context: Callable[..., BuildContext], number: Any, attention: bool, tmp_path: Path
+) -> None:
+    """Graphs of this project's own quantizer; what they are worth is judged elsewhere."""
+    context = tiny_export_context("bert", "embedding")
+    no_gate = Gate(mean_cosine=0, min_cosine=0)
+    quantize_calibrated(
+        context.exported,
+        tmp_path / "qdq.onnx",
+        random_sequences(context.settled, [8, 16, 24, 32] * 16),
+        context.settled,
+        layout="packed",
+        quantization=Quantization(attention=attention, min_share=0),
+        calibration=Calibration(samples=64, method="max"),
+        gate=no_gate,
+        number=number,
+        threads=1,
+    )
+    path = tmp_path / "model.onnx"
+    to_half(tmp_path / "qdq.onnx", path, "fp16")
+    assert told(path, TINY) == ()
+    result, (found,) = judge(path, TINY, ("SM89",))
+    assert (len(found.fused), len(found.merged)) == (2, 2), found.problems()
+    assert quantized_linear_layers(LintGraph.of(path))
+    if number == "int8":
+        assert found.verdict == "pass", found.problems()
+    if attention:
+        kernels = [layer for layer in result.builds[0].table.layers if layer.is_fused_attention]
+        assert {layer.inputs[-3:] for layer in kernels} == {("Int8", "Int8", "Int8")}
 
 
 def test_token_outputs(export_tiny: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What keeps attention in one kernel: variations of packed INT8 MiniLM, one at a time (docs/tensorrt_lint.md)."""
+"""What keeps attention in one kernel: packed INT8 MiniLM, varied one thing at a time."""
 
 from __future__ import annotations
 

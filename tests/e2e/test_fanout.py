@@ -205,3 +205,34 @@ def test_a_thousand_requests_leave_nothing_behind(server: TritonServer) -> None:
     assert threads_after <= 2 * (2 * 64 + 32)  # rows of each instance are bounded: twice max_batch_size
     assert memory_after - memory < 8 << 20
     assert shared_after - shared < 8 << 20
+
+
+def test_a_stop_answers_what_is_fanned_out(server: TritonServer, tmp_path: Path) -> None:
+    """The fan-out is unloaded before the engine that it calls, of which Triton knows nothing."""
+    options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
+    with (
+        (tmp_path / "second.log").open("wb") as sink,
+        TritonServer(server.repository, options, log_sink=sink) as second,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        errors: list[str] = []
+        answered = 0
+
+        def ask() -> int:
+            done = 0
+            with grpc.InferenceServerClient(second.grpc_url) as client:
+                while True:
+                    try:
+                        send_ids(client, [[5, 6, 7]] * 32)
+                    except InferenceServerException as error:
+                        errors.append(str(error))
+                        return done
+                    done += 1
+
+        calls = [pool.submit(ask) for _ in range(16)]
+        time.sleep(2)
+        assert second.stop() == 0
+        answered = sum(call.result() for call in calls)
+    assert answered > 16
+    # Refused at the door, not lost on the way to the engine.
+    assert not [error for error in errors if "text at index" in error]

@@ -6,6 +6,7 @@ one (inspector, loading, running) is in ``tests/gpu``.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from build_engines.check.rtx import parse_layers
 from build_engines.engines import CompiledEngine, CompileRequest
 from build_engines.engines.tensorrt import TensorRtEngine
 from build_engines.engines.tensorrt import engine as module
@@ -74,6 +76,27 @@ def test_compile(
 
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops.*:DeprecationWarning")
+def test_a_graph_with_qdq_becomes_int8_among_fp16(
+    rtx: ModuleType,
+    tiny_export_context: Callable[..., Any],
+    insert_qdq: Callable[..., Any],
+    request_for: Callable[..., CompileRequest],
+    tmp_path: Path,
+) -> None:
+    context = tiny_export_context("bert", "embedding")
+    quantized = tmp_path / "quantized.onnx"
+    onnx.save(insert_qdq(onnx.load(context.exported)), quantized)
+    request = dataclasses.replace(
+        request_for(precision="int8"), onnx_path=quantized, spec=context.settled, layout=context.layout
+    )
+    ENGINE.compile_with(rtx, ADA, request)
+    assert PlanIdentity.read(request.folder / "identity.json").precision == "int8"
+    log = (request.notes / "build.log").read_text()
+    table = parse_layers(log[log.index("Layers:") :].split("\n[", 1)[0])
+    assert sum(layer.is_int8_gemm for layer in table.layers) >= 2 * 4  # two layers: qkv, output, up, down
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops.*:DeprecationWarning")
 def test_the_input_that_is_only_a_shape_stays_an_input(
     rtx: ModuleType, request_for: Callable[..., CompileRequest]
 ) -> None:
@@ -100,16 +123,7 @@ def test_lint_errors_stop_the_build_and_name_the_node(
     graph.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     fused = tmp_path / "fused.onnx"
     onnx.save(graph, fused)
-    request = CompileRequest(
-        fused,
-        "fp32",
-        request.layout,
-        request.spec,
-        request.recipe,
-        request.folder,
-        request.notes,
-        request.cache,
-    )
+    request = dataclasses.replace(request, onnx_path=fused)
     with pytest.raises(EngineError, match="a_fused_node") as error:
         ENGINE.compile_with(rtx, ADA, request)
     assert error.value.mend

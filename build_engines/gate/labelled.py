@@ -21,7 +21,7 @@ from tritonforge.errors import RecipeError
 
 Int32Array = NDArray[np.int32]
 
-_MOST = 2000  # examples; the reference runs each alone
+_MOST = 1000  # examples; the reference runs each text of theirs alone
 _WORST = 5
 _WHERE = "gate.labelled"
 _FORMAT = 'a line each: {"text": …, "label": …}, or {"text": …, "text_pair": …, "score": …}'
@@ -34,7 +34,8 @@ class Labelled:
     Attributes:
         kind: ``labels``, or ``pairs`` of texts with a score of how alike they are.
         texts: The texts; of pairs first all ``text``, then all ``text_pair``.
-        sequences: The same, tokenized, int32 [n] each.
+        sequences: The distinct ones among them, tokenized, int32 [n] each.
+        places: Which of ``sequences`` each text is, int64 [texts].
         truth: Labels as bool [texts, labels] in the order of ``names``, or scores as float64 [pairs].
         names: Names of the labels.
     """
@@ -42,12 +43,13 @@ class Labelled:
     kind: Literal["labels", "pairs"]
     texts: list[str]
     sequences: list[Int32Array]
+    places: NDArray[np.int64]
     truth: NDArray[Any]
     names: tuple[str, ...]
 
 
 def load_labelled(source: str, spec: ModelSpec, tokenizer: Tokenizer, seed: int) -> Labelled:
-    """Read and tokenize a ``.jsonl`` of labelled examples; at most 2,000 are taken, drawn with a seed.
+    """Read and tokenize a ``.jsonl`` of labelled examples; at most 1,000 are taken, drawn with a seed.
 
     Args:
         source: As ``gate.labelled`` says.
@@ -77,7 +79,9 @@ def load_labelled(source: str, spec: ModelSpec, tokenizer: Tokenizer, seed: int)
     else:
         texts = [_text(path, line, "text") for line in lines]
         truth, names = _truth(path, lines, spec)
-    return Labelled(kind, texts, tokenize(tokenizer, texts, spec.max_length), truth, names)
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    sequences = tokenize(tokenizer, list(places), spec.max_length)
+    return Labelled(kind, texts, sequences, np.array([places[text] for text in texts]), truth, names)
 
 
 def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -149,9 +153,10 @@ def metrics(data: Labelled, rows: Rows, spec: ModelSpec) -> dict[str, float]:
 
     Args:
         data: The examples.
-        rows: An engine's rows for ``data.sequences``, float32 [texts, width].
+        rows: An engine's rows for ``data.sequences``, float32 [sequences, width].
         spec: Task and activation.
     """
+    rows = rows[data.places]
     if data.kind == "pairs":
         from scipy.stats import pearsonr, spearmanr  # type: ignore[import-untyped]
 
@@ -176,13 +181,14 @@ def metric_checks(
 
     Args:
         data: The examples.
-        rows: The engine's rows, float32 [texts, width].
+        rows: The engine's rows for ``data.sequences``, float32 [sequences, width].
         reference: The dense model's.
         spec: Task and activation.
         most: Most that each metric may be below the reference's.
         mend: What to try.
     """
     mine, theirs = metrics(data, rows, spec), metrics(data, reference, spec)
+    rows, reference = rows[data.places], reference[data.places]
     worst = _worst_pairs(data, rows, reference) if data.kind == "pairs" else ()
     worst = worst or _now_wrong(data, rows, reference, spec)
     return tuple(

@@ -136,6 +136,19 @@ def test_correlations(load: Callable[..., Labelled]) -> None:
     assert all(check.outcome == "pass" for check in metric_checks(data, rows, rows, EMBEDDING, 0.0, ""))
 
 
+def test_a_text_of_many_pairs_is_run_once(load: Callable[..., Labelled]) -> None:
+    data = load(
+        EMBEDDING,
+        {"text": "a", "text_pair": "b", "score": 3},
+        {"text": "a", "text_pair": "c", "score": 1},
+        {"text": "b", "text_pair": "c", "score": 2},
+    )
+    assert len(data.sequences) == 3 and data.places.tolist() == [0, 0, 1, 1, 2, 2]
+    found = metrics(data, vectors([0, 0.2, 1.0]), EMBEDDING)  # a, b, c
+    cosine = np.cos([0.2, 1.0, 0.8])
+    assert found["pearson"] == pytest.approx(np.corrcoef(cosine, [3, 1, 2])[0, 1], abs=1e-6)
+
+
 def test_accuracy_and_f1(load: Callable[..., Labelled]) -> None:
     data = load(LABELS, *({"text": f"t{i}", "label": i % 2} for i in range(10)))
     right = np.eye(3, dtype=np.float32)[[i % 2 for i in range(10)]]

@@ -21,7 +21,7 @@ REPORTED_PACKAGES = (*EXPORT_PACKAGES, "tritonforge", "onnxruntime", "openvino",
 
 
 def build(context: BuildContext, until: str | None = None) -> BuildReport:
-    """Run the steps in order and write ``report.json`` and ``report.md``.
+    """Run the steps in order and write ``report.json``, ``report.md`` and ``report.html``.
 
     Args:
         context: Recipe and folders.

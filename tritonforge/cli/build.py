@@ -66,6 +66,8 @@ def build(
         "openvino",
         "onnxruntime",
         "tritonclient",
+        "jinja2",
+        "matplotlib",
     )
     from build_engines.pipeline import build as run_build
     from build_engines.pipeline import check_step_name, make_context

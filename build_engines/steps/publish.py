@@ -8,6 +8,7 @@ import python_backends
 from build_engines import repository as repository_package
 from build_engines.cache import content_key, disk_error
 from build_engines.context import BuildContext, StepOutcome
+from build_engines.engines.tensorrt.identity import check as check_plan
 from build_engines.repository.assemble import assemble
 from build_engines.repository.names import ModelNames
 from build_engines.repository.publish import publish, published_key, published_version, staging_folder
@@ -22,6 +23,8 @@ class PublishStep:
     def run(self, context: BuildContext) -> StepOutcome:
         """Stage, then exchange."""
         recipe, compiled = context.recipe, context.winner.compiled
+        # A plan that this machine would not load is not put where a server looks for one.
+        slower = check_plan(compiled.folder) if compiled.engine == "tensorrt" else []
         key = context.keys[self.name] = content_key(
             compiled=context.keys[f"compile-{context.winner.part}"],
             engine=compiled.engine,
@@ -57,6 +60,7 @@ class PublishStep:
                 "version": version,
                 "key": key,
             },
+            notes=tuple(slower),
         )
 
 

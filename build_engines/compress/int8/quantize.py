@@ -135,6 +135,7 @@ class _Job:
             with self._stage("sensitivity"):
                 plans = selector.better(choices)
                 sensitivity = selector.sensitivity(plans)
+                plans = selector.with_headroom(plans, sensitivity)
             with self._stage("select"):
                 chosen = selector.select(plans, sensitivity, self.quantization.min_share)
                 reference = board.answer(self.slices.validation, [])

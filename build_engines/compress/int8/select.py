@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from tritonforge.recipe import Gate
 # The slice that layers are chosen on is small, and its worst text is not the worst of all texts.
 SAFETY = 1.5
 _TRIED = 4
+_HEADROOM_PART = 0.2
+_MOST_HEADROOM = 2.0
+_LARGEST_ALLOWED = 0.005
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,22 @@ class Selector:
             alone = score(self._board.answer(sequences, [plan]), reference)
             found.append((plan.group.name, 1 - alone.mean, 1 - alone.worst))
         return sorted(found, key=lambda row: -Score(1 - row[1], 1 - row[2]).excess(self._gate))
+
+    def with_headroom(
+        self, plans: Sequence[Plan], sensitivity: Sequence[tuple[str, float, float]]
+    ) -> list[Plan]:
+        """Widen the ranges of groups that hardly add to the error, against text that overflows them.
+
+        An error of rounding grows with the square of the range; each group may use its part of a fifth
+        of the allowed mean error, and ranges at most double.
+        """
+        allowed = min(1 - self._gate.mean_cosine, _LARGEST_ALLOWED) * _HEADROOM_PART / max(len(plans), 1)
+        alone = {name: mean for name, mean, _ in sensitivity}
+
+        def factor(plan: Plan) -> float:
+            return float(np.clip(np.sqrt(allowed / max(alone[plan.group.name], 1e-9)), 1, _MOST_HEADROOM))
+
+        return [replace(plan, scale=float(np.float32(plan.scale * factor(plan)))) for plan in plans]
 
     def select(
         self, plans: Sequence[Plan], sensitivity: Sequence[tuple[str, float, float]], min_share: float

@@ -14,7 +14,9 @@ from tritonforge.errors import CalibrationError
 def values() -> np.ndarray:  # type: ignore[type-arg]
     """Mostly normal, with a few outliers far away."""
     random = np.random.default_rng(0)
-    return np.abs(np.concatenate([random.normal(size=100_000), random.uniform(20, 40, 10)])).astype(np.float32)
+    return np.abs(np.concatenate([random.normal(size=100_000), random.uniform(20, 40, 10)])).astype(
+        np.float32
+    )
 
 
 def histogram(values: np.ndarray) -> tuple[np.ndarray, float]:  # type: ignore[type-arg]
@@ -25,7 +27,9 @@ def histogram(values: np.ndarray) -> tuple[np.ndarray, float]:  # type: ignore[t
 def test_percentile(values: np.ndarray) -> None:  # type: ignore[type-arg]
     counts, top = histogram(values)
     for percent in (50, 99, 99.9):
-        assert percentile_range(counts, top, percent) == pytest.approx(np.percentile(values, percent), abs=top / 1000)
+        assert percentile_range(counts, top, percent) == pytest.approx(
+            np.percentile(values, percent), abs=top / 1000
+        )
     assert percentile_range(counts, top, 100) == pytest.approx(top)
 
 

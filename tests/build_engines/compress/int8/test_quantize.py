@@ -146,7 +146,8 @@ def test_same_seed_same_file(export: Any, tmp_path: Path) -> None:
 def test_gate_takes_layers_out_or_refuses(export: Any, tmp_path: Path) -> None:
     tiny = export("bert")
     free = quantize(tiny, tmp_path / "free.onnx")
-    gate = Gate(mean_cosine=1 - (1 - free.mean_cosine) * 0.75, min_cosine=0)
+    # without the headroom that a lax gate allows, the error is about a quarter
+    gate = Gate(mean_cosine=1 - (1 - free.mean_cosine) * 0.2, min_cosine=0)
     report = quantize(tiny, tmp_path / "less.onnx", gate=gate, min_share=0.1)
     left = [row for row in report.layers if row.precision == "float"]
     assert left

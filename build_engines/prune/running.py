@@ -91,7 +91,8 @@ def load_subject(files: ModelFiles, spec: ModelSpec) -> Subject:
             "a model that cannot be packed cannot be pruned", where="prune", mend="set `prune.sparsity: 0`"
         )
     model.config.use_cache = False  # layers are run again and again
-    adapt(model)
+    if not model._supports_attention_backend:
+        adapt(model)  # other adapters split projections for the export, and the file keeps them whole
     return Subject(model, PackedModule(model, spec).eval(), spec, sites, layers)
 
 

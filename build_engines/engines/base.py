@@ -10,6 +10,9 @@ from build_engines.spec import ModelSpec
 from python_backends.runners import Runner
 from tritonforge.recipe import EngineName, Layout, Precision, Recipe
 
+FIGURES_FILE = "figures.json"
+"""In :attr:`CompileRequest.notes`: what the report should show of the engine, an object of JSON."""
+
 
 @dataclass(frozen=True)
 class CompiledEngine:

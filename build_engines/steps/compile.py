@@ -11,6 +11,7 @@ import build_engines
 from build_engines.candidates import wanted
 from build_engines.context import BuildContext, Candidate, StepOutcome
 from build_engines.engines import ENGINES, CompiledEngine, CompileRequest, Engine
+from build_engines.engines.base import FIGURES_FILE
 from build_engines.versions import source_hash
 from tritonforge.recipe import Precision
 
@@ -45,7 +46,7 @@ class CompileStep:
             facts = json.loads((folder / "compile.json").read_text(encoding="utf-8"))
             compiled = CompiledEngine(name, precision, context.layout, folder / "model", facts["model_file"])
             context.candidates[part] = Candidate(compiled, asked=recipe.precision in {"auto", precision})
-            figures[part] = {"bytes": compiled.size_bytes, **engine.describe()}
+            figures[part] = {"bytes": compiled.size_bytes, **engine.describe(), **_shown(folder / "notes")}
         return StepOutcome(reused=all_reused, figures=figures)
 
     def _make(self, context: BuildContext, engine: Engine, precision: Precision, folder: Path) -> None:
@@ -64,3 +65,9 @@ class CompileStep:
             path.mkdir(parents=True, exist_ok=True)
         model_file = engine.compile(request)
         (folder / "compile.json").write_text(json.dumps({"model_file": model_file}), encoding="utf-8")
+
+
+def _shown(notes: Path) -> dict[str, Any]:
+    """What the engine left for the report."""
+    path = notes / FIGURES_FILE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
-from build_engines.check.lint import lint, require_clean
-from build_engines.compress.half import to_half
-from build_engines.engines.base import CompiledEngine, CompileRequest
+from build_engines.engines.base import FIGURES_FILE, CompiledEngine, CompileRequest
 from build_engines.engines.tensorrt.builder import BuildOptions, build_plan, inspect_plan
 from build_engines.engines.tensorrt.identity import check, identify
 from build_engines.engines.tensorrt.module import is_rtx, load_tensorrt
@@ -83,6 +82,10 @@ class TensorRtEngine:
         Raises:
             EngineError: The graph would not build; says which nodes, and what mends each.
         """
+        # onnx and its kin take most of a second to import, and builds for the CPU never need them
+        from build_engines.check.lint import lint, require_clean
+        from build_engines.compress.half import to_half
+
         capability = tuple(int(part) for part in gpu.compute_capability.split("."))
         if request.precision == "fp8" and capability < _FP8_SINCE:
             raise EngineError(
@@ -97,7 +100,6 @@ class TensorRtEngine:
             graph = request.notes / GRAPH_FILE
             to_half(request.onnx_path, graph, "bf16" if half == "bf16" else "fp16")
         profiles = make_profiles(request.recipe, request.spec, request.layout)
-        (request.notes / "profiles.json").write_text(json.dumps(as_lists(profiles), indent=2) + "\n")
         findings = lint(
             graph,
             profiles=profiles,
@@ -105,7 +107,8 @@ class TensorRtEngine:
             max_batch_size=served_batch_size(request.recipe, request.spec),
             profile_indices=[str(number) for number in range(len(profiles))],
         )
-        (request.notes / "lint.txt").write_text("".join(f"{finding}\n" for finding in findings))
+        figures = {"lint": [asdict(finding) for finding in findings], "profiles": as_lists(profiles)}
+        (request.notes / FIGURES_FILE).write_text(json.dumps(figures, indent=2) + "\n")
         require_clean(findings, where=f"{request.onnx_path} as {request.precision}")
         return graph, profiles
 

@@ -65,9 +65,10 @@ def test_compile(
     )
     assert identity.precision == precision
     assert len(identity.profiles) == {"latency": 2, "throughput": 1}[preset]
-    assert identity.profiles == json.loads((request.notes / "profiles.json").read_text())
+    assert identity.profiles == json.loads((request.notes / "figures.json").read_text())["profiles"]
     assert "Layers:" in (request.notes / "build.log").read_text()
-    assert " error " not in (request.notes / "lint.txt").read_text()
+    findings = json.loads((request.notes / "figures.json").read_text())["lint"]
+    assert not [finding for finding in findings if finding["severity"] == "error"]
     if precision != "fp32":
         graph = onnx.load(request.notes / "strongly_typed.onnx")
         kinds = {tensor.data_type for tensor in graph.graph.initializer if len(tensor.dims) == 2}
@@ -128,7 +129,7 @@ def test_lint_errors_stop_the_build_and_name_the_node(
         ENGINE.compile_with(rtx, ADA, request)
     assert error.value.mend
     assert not list(request.folder.iterdir())
-    assert "a_fused_node" in (request.notes / "lint.txt").read_text()
+    assert "a_fused_node" in (request.notes / "figures.json").read_text()
 
 
 def test_cuda_graphs_are_refused_before_anything_is_built(

@@ -112,7 +112,7 @@ def _candidates(report: BuildReport, speeds: Mapping[str, Any]) -> Table:
     """One row for each engine and precision that was tried."""
     check, gate = report.step("check"), report.step("gate")
     table = Table()
-    table.add_column("engine and precision")
+    table.add_column("engine, precision", no_wrap=True)
     for header in ("min cosine", "texts/s", "one text, ms", "threads"):
         table.add_column(header, justify="right")
     table.add_column("gate")

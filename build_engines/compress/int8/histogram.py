@@ -25,6 +25,8 @@ class ChannelHistogram:
         counts: int64 [channels, bins].
         limits: float64 [channels], upper edge of each histogram; 0 as long as only zeros came.
         maxima: float32 [channels], largest magnitude seen.
+        least: float32 [channels], least value seen, sign included.
+        most: float32 [channels], largest value seen.
         squares: float64 [channels], sum of squares.
         rows: Rows seen.
     """
@@ -37,6 +39,8 @@ class ChannelHistogram:
         self.counts = np.zeros((channels, bins), np.int64)
         self.limits = np.zeros(channels)
         self.maxima = np.zeros(channels, np.float32)
+        self.least = np.full(channels, np.inf, np.float32)
+        self.most = np.full(channels, -np.inf, np.float32)
         self.squares = np.zeros(channels)
         self.rows = 0
         self._starts = np.arange(channels) * bins
@@ -49,11 +53,13 @@ class ChannelHistogram:
         """
         if not len(values):
             return
-        magnitudes = np.abs(values)
-        peak = magnitudes.max(axis=0)
+        low, high = values.min(axis=0), values.max(axis=0)
+        peak = np.maximum(high, -low)
         if not np.isfinite(peak).all():
             raise ValueError("NaN or Inf among the activations")
         self._grow(peak)
+        magnitudes = np.abs(values)
+        self.least, self.most = np.minimum(self.least, low), np.maximum(self.most, high)
         self.maxima = np.maximum(self.maxima, peak)
         self.squares += np.einsum("rc,rc->c", values, values, dtype=np.float64)
         self.rows += len(values)

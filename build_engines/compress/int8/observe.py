@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,16 +25,18 @@ class Observation:
     """What was seen of one tensor.
 
     Attributes:
-        histogram: Of its magnitudes, by channel.
-        sample: float32 [rows, channels], drawn so that each text weighs the same.
+        histogram: Of the magnitudes of ``x - centre``, by channel.
+        sample: Rows of ``x - centre``, float32 [rows, channels], drawn so that each text weighs the same.
         rows_per_token: 1 for layers on tokens; far below for layers on whole sequences.
         per_sequence: Whether it has one row a sequence.
+        centre: float32 [channels], or None for zeros.
     """
 
     histogram: ChannelHistogram
     sample: NDArray[np.float32]
     rows_per_token: float
     per_sequence: bool
+    centre: NDArray[np.float32] | None = None
 
 
 def observe(
@@ -46,6 +48,7 @@ def observe(
     rows: int,
     seed: int,
     threads: int,
+    centres: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> dict[str, Observation]:
     """Run the graph with the tensors as further outputs.
 
@@ -57,10 +60,12 @@ def observe(
         rows: Rows to sample of each tensor.
         seed: Of the samples.
         threads: Of ONNX Runtime; 0: all cores.
+        centres: float32 [channels] to subtract, for some or all tensors.
 
     Raises:
         CalibrationError: If the model gives NaN or Inf on the calibration text.
     """
+    centres = centres or {}
     channels = sum(count for _, count in tensors)
     budget = max(256, min(batches.token_budget, _RUN_BYTES // max(4 * channels, 1)))
     bins = 512
@@ -85,6 +90,8 @@ def observe(
                 per_sequence[name] &= len(values) == len(run)
                 if mask is not None and len(values) == len(mask):
                     values = values[mask]  # what padding tokens bring is no text
+                if name in centres:
+                    values = values - centres[name]
                 try:
                     histogram.update(values)
                 except ValueError as error:
@@ -100,6 +107,7 @@ def observe(
             sample=samples[name].rows,
             rows_per_token=histogram.rows / max(tokens, 1),
             per_sequence=per_sequence[name] and histogram.rows < tokens,
+            centre=centres.get(name),
         )
         for name, histogram in histograms.items()
     }

@@ -31,12 +31,14 @@ class Slices:
         fit: Histograms are made of these.
         judge: Settings of each layer are chosen on these.
         validation: Layers are chosen on these.
+        texts: How many of the validation sequences, from the first on, are text and no probes.
         notes: What is odd about the text.
     """
 
     fit: list[Int32Array]
     judge: list[Int32Array]
     validation: list[Int32Array]
+    texts: int
     notes: tuple[str, ...]
 
 
@@ -56,10 +58,11 @@ def divide(sequences: Sequence[Int32Array], asked: int, vocab_size: int, seed: i
     parts = [[sequences[i] for i in part] for part in np.split(order, cuts)]
     # With one or two sequences a part may be empty: then it shares the others' text.
     validation, judge, fit = (part or list(sequences) for part in parts)
+    texts = len(validation)
     fit, judge, validation = (
         [*part, *_probes(part, vocab_size, random)] for part in (fit, judge, validation)
     )
-    return Slices(fit, judge, validation, tuple(_notes(sequences, asked)))
+    return Slices(fit, judge, validation, texts, tuple(_notes(sequences, asked)))
 
 
 def _probes(part: list[Int32Array], vocab_size: int, random: np.random.Generator) -> list[Int32Array]:

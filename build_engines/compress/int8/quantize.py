@@ -24,6 +24,7 @@ from build_engines.compress.int8.rewrite import Rewriter
 from build_engines.compress.int8.search import GroupSearch, Plan
 from build_engines.compress.int8.select import Score, Selector, score
 from build_engines.compress.int8.session import Batches, GraphSession, cosines, save_model
+from build_engines.compress.int8.survey import Survey, centre_of, sample_observation, survey
 from build_engines.compress.int8.switchboard import Switchboard
 from build_engines.spec import ModelSpec
 from tritonforge.errors import CalibrationError
@@ -31,6 +32,7 @@ from tritonforge.recipe import Layout
 from tritonforge.recipe.schema import Calibration, Gate, Quantization
 
 _ROWS = 512
+_OTHERS = 4
 _OVERFLOW = 1.5
 # Where the written graph and the switchboard differ by more than this, a fold was not exact.
 _SAME = 0.998
@@ -131,10 +133,14 @@ class _Job:
         with self._stage("search"):
             choices = self._plans(groups, fitted, judged)
         with Switchboard(self.graph, groups, self.number, self.batches, self.threads) as board:
-            selector = Selector(board, self.slices.validation, group_shares, self.gate)
+            texts = self.slices.texts if self.batches.spec.task == "embedding" else 0
+            selector = Selector(board, self.slices.validation, group_shares, self.gate, texts)
             with self._stage("sensitivity"):
                 plans = selector.better(choices)
                 sensitivity = selector.sensitivity(plans)
+                plans, sensitivity = selector.refined(
+                    plans, sensitivity, lambda plan: self._others(plan, fitted, judged)
+                )
                 plans = selector.with_headroom(plans, sensitivity)
             with self._stage("select"):
                 chosen = selector.select(plans, sensitivity, self.quantization.min_share)
@@ -163,21 +169,22 @@ class _Job:
             seconds={name: round(value, 2) for name, value in self.seconds.items()},
         )
 
-    def _observe(self, groups: Sequence[Group]) -> tuple[dict[str, Observation], dict[str, Observation]]:
+    def _observe(self, groups: Sequence[Group]) -> tuple[dict[str, Observation], dict[str, Survey]]:
         """What the inputs of all groups look like, on the fitting text and on the judging text."""
         tensors = [(group.source, group.channels) for group in groups]
-        seed = self.calibration.seed
-
-        def over(sequences: list[NDArray[np.int32]]) -> dict[str, Observation]:
-            return observe(
-                self.graph, tensors, sequences, self.batches, rows=_ROWS, seed=seed, threads=self.threads
-            )
-
-        fitted, judged = over(self.slices.fit), over(self.slices.judge)
+        arguments = {"rows": _ROWS, "seed": self.calibration.seed, "threads": self.threads}
+        judged = survey(self.graph, tensors, self.slices.judge, self.batches, **arguments)
+        found = {
+            group.source: centre_of(self.graph, group, judged[group.source], self.number)
+            for group in groups
+            if self.quantization.smooth
+        }
+        centres = {name: centre for name, centre in found.items() if centre is not None}
+        fitted = observe(self.graph, tensors, self.slices.fit, self.batches, **arguments, centres=centres)
         wide = [
             group.name
             for group in groups
-            if judged[group.source].histogram.maxima.max(initial=0)
+            if judged[group.source].peaks(centres.get(group.source)).max(initial=0)
             > _OVERFLOW * fitted[group.source].histogram.maxima.max(initial=0)
         ]
         if wide:
@@ -222,7 +229,7 @@ class _Job:
             )
 
     def _plans(
-        self, groups: Sequence[Group], fitted: dict[str, Observation], judged: dict[str, Observation]
+        self, groups: Sequence[Group], fitted: dict[str, Observation], judged: dict[str, Survey]
     ) -> list[list[Plan]]:
         """Complete sets of plans to choose from: the recipe's method; for auto the unclipped one as well."""
         method = self.calibration.method
@@ -230,14 +237,36 @@ class _Job:
         sets: list[list[Plan]] = [[] for _ in methods]
         for number, group in enumerate(groups, 1):
             self.progress(f"search {number}/{len(groups)} {group.name}")
-            search = GroupSearch(
-                self.graph, group, fitted[group.source], judged[group.source].sample, self.number
-            )
-            maxima = judged[group.source].histogram.maxima
+            search, maxima = self._search(group, fitted, judged)
             for plans, name in zip(sets, methods, strict=True):
                 best = search.widened(search.best(name, self.quantization.smooth), maxima)
                 plans.append(search.corrected(best))
         return sets
+
+    def _others(self, plan: Plan, fitted: dict[str, Observation], judged: dict[str, Survey]) -> list[Plan]:
+        """Other plans of a group, for its refinement."""
+        if not self.quantization.smooth:
+            return []
+        search, maxima = self._search(plan.group, fitted, judged)
+        method = self.calibration.method
+        found = []
+        for name in ("auto", "max") if method == "auto" else (method,):
+            found += [search.corrected(search.widened(p, maxima)) for p in search.others(name, _OTHERS)]
+        if all(member.bias is not None for member in plan.group.members):  # the other choice of centre
+            seen = judged[plan.group.source]
+            centre = seen.middle if plan.centre is None else None
+            view = sample_observation(seen, centre)
+            search = GroupSearch(self.graph, plan.group, view, view.sample, self.number)
+            found += [search.corrected(p) for p in search.others(method, _OTHERS)]
+        return found
+
+    def _search(
+        self, group: Group, fitted: dict[str, Observation], judged: dict[str, Survey]
+    ) -> tuple[GroupSearch, NDArray[np.float32]]:
+        """The search of one group, and the channel maxima of the judging text."""
+        view, other = fitted[group.source], judged[group.source]
+        rows = other.sample if view.centre is None else other.sample - view.centre
+        return GroupSearch(self.graph, group, view, rows, self.number), other.peaks(view.centre)
 
     def _rewrite(
         self, chosen: Sequence[Plan], linears: Sequence[Linear], expected: NDArray[np.float32]
@@ -287,7 +316,7 @@ class _Job:
 
     def _check_final(self, final: Score, attention: bool) -> None:
         """The written graph itself must hold the gate."""
-        if final.excess(self.gate) <= 1:
+        if final.cosine_excess(self.gate) <= 1:
             return
         mend = "set quantization.attention: false" if attention else "lower quantization.min_share"
         raise CalibrationError(
@@ -325,6 +354,7 @@ class _Job:
                 precision=self.number.name if active else "float",
                 reason="" if active else reasons.get(linear.name, "sensitive"),
                 alpha=plan.alpha if plan and active else None,
+                centred=plan is not None and active and plan.centre is not None,
                 migration=migrations.get(group, ""),
                 method=plan.method if plan and active else "",
                 error=plan.error if plan else None,

@@ -19,7 +19,8 @@ class LayerRow:
         precision: ``int8``, ``fp8``, or ``float`` where it was left alone.
         reason: Why it was left alone, else empty.
         alpha: Strength of the migration, if any.
-        migration: How: ``""``, ``mul`` (a node before the quantizer), ``value`` or ``norm`` (folded).
+        centred: Whether the middle of each channel is subtracted from the input.
+        migration: Where both go: ``mul`` (nodes before the quantizer), ``value`` or ``norm`` (folded).
         method: How the range was found.
         error: Relative squared error of the group's own output, on sampled rows.
         alone: 1 - mean cosine of the model with this group alone quantized.
@@ -33,6 +34,7 @@ class LayerRow:
     precision: str
     reason: str
     alpha: float | None
+    centred: bool
     migration: str
     method: str
     error: float | None
@@ -48,12 +50,14 @@ class CurvePoint:
         share: Of the multiply-adds that are quantized.
         mean_cosine: To float32, on the validation slice.
         min_cosine: The smallest of the same.
+        overlap: Share of equal neighbours among the nearest ``gate.top_k``, for embeddings.
     """
 
     left: tuple[str, ...]
     share: float
     mean_cosine: float
     min_cosine: float
+    overlap: float | None = None
 
 
 @dataclass(frozen=True)

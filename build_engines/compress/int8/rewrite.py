@@ -40,7 +40,7 @@ class Rewriter:
         self._before: dict[str, list[onnx.NodeProto]] = {}
         self._values: dict[str, onnx.TensorProto] = {}
         self._stored: dict[tuple[str, bytes], str] = {}
-        self._divided: dict[str, FloatArray] = {}
+        self._divided: dict[str, tuple[FloatArray, FloatArray]] = {}  # value projections: centre and s
         self.migrations: dict[str, str] = {}
 
     def write(
@@ -59,9 +59,9 @@ class Rewriter:
         """
         by_result = {linear.result: linear for linear in linears}
         for plan in plans:
-            how = "" if plan.smooth is None else "mul"
-            if plan.smooth is not None and fold:
-                how = self._folded(plan, plan.smooth, by_result)
+            how = "" if plan.smooth is None and plan.centre is None else "mul"
+            if how and fold:
+                how = self._folded(plan, by_result)
             self.migrations[plan.group.name] = how
         for plan in plans:
             self._quantize(plan)
@@ -69,23 +69,27 @@ class Rewriter:
         quantized = {member.name for plan in plans for member in plan.group.members}
         for linear in by_result.values():
             if linear.name in self._divided and linear.name not in quantized:
-                divisor = self._divided[linear.name]
+                centre, divisor = self._divided[linear.name]
                 weight = self._graph.array(linear.weight)
                 self._replace(linear.weight, weight / (divisor if linear.axis == 1 else divisor[:, None]))
                 if linear.bias is not None:
-                    self._replace(linear.bias, self._graph.array(linear.bias) / divisor)
+                    self._replace(linear.bias, (self._graph.array(linear.bias) - centre) / divisor)
         return self._finish()
 
-    def _folded(self, plan: Plan, smooth: FloatArray, by_result: Mapping[str, Linear]) -> str:
-        """Divide the producer of a group's input by s where that is exact; say how it went."""
+    def _folded(self, plan: Plan, by_result: Mapping[str, Linear]) -> str:
+        """Move centre and s into the producer of a group's input where that is exact; say how it went."""
+        zeros, ones = np.zeros(plan.group.channels, np.float32), np.ones(plan.group.channels, np.float32)
+        centre = zeros if plan.centre is None else plan.centre
+        smooth = ones if plan.smooth is None else plan.smooth
         parameters = norm_parameters(self._graph, plan.group)
-        if parameters is not None:
-            for name in parameters:
-                self._replace(name, self._graph.array(name) / smooth)
+        if parameters is not None and (len(parameters) == 2 or plan.centre is None):
+            for name, offset in zip(parameters, (zeros, centre), strict=False):  # weight, then bias
+                self._replace(name, (self._graph.array(name) - offset) / smooth)
             return "norm"
         value = value_projection(self._graph, plan.group, by_result)
-        if value is not None and value.name not in self._divided:
-            self._divided[value.name] = smooth
+        movable = value is not None and (value.bias is not None or plan.centre is None)
+        if value is not None and movable and value.name not in self._divided:
+            self._divided[value.name] = centre, smooth
             return "value"
         return "mul"
 
@@ -94,13 +98,15 @@ class Rewriter:
         name = plan.group.name
         source, nodes = plan.group.source, []
         if self.migrations[name] == "mul":
-            assert plan.smooth is not None
-            nodes.append(
-                self._node(
-                    "Mul", [source, self._value(f"{name}.migration", 1 / plan.smooth)], f"{name}.migrate"
+            if plan.centre is not None:
+                nodes.append(
+                    self._node("Sub", [source, self._value(f"{name}.centre", plan.centre)], f"{name}.shift")
                 )
-            )
-            source = nodes[-1].output[0]
+                source = nodes[-1].output[0]
+            if plan.smooth is not None:
+                inverse = self._value(f"{name}.migration", 1 / plan.smooth)
+                nodes.append(self._node("Mul", [source, inverse], f"{name}.migrate"))
+                source = nodes[-1].output[0]
         pair = self._pair(source, plan.scale, f"{name}.input")
         first = min(plan.group.members, key=lambda member: self._place(member.node))
         self._before.setdefault(first.node, []).extend([*nodes, *pair])
@@ -114,7 +120,8 @@ class Rewriter:
                 if member.name in plan.shifts:
                     bias = bias + plan.shifts[member.name]
                 if member.name in self._divided:
-                    bias = bias / self._divided[member.name]
+                    centre, divisor = self._divided[member.name]
+                    bias = (bias - centre) / divisor
                 self._replace(member.bias, bias)
 
     def _weight(self, plan: Plan, member: Linear) -> onnx.NodeProto:
@@ -123,7 +130,7 @@ class Rewriter:
         values = self._number.stored(weight, scales)
         scale = plan.weight_scales[member.name]
         if member.name in self._divided:  # the 8-bit values are the same, their scale carries the division
-            scale = scale / self._divided[member.name]
+            scale = scale / self._divided[member.name][1]
         key = (member.weight, values.tobytes()) if member.shared_weight else (member.name, b"")
         if key not in self._stored:
             tensor = helper.make_tensor(

@@ -29,16 +29,18 @@ class Plan:
         group: The layers.
         alpha: Strength of the migration; None for none.
         smooth: float32 [K], the migration vector s: the input is divided by it, the weight multiplied.
+        centre: float32 [K], subtracted from the input before the division; None for zeros.
         method: How the range was found.
         scale: Scale of the (migrated) input.
         weight_scales: float32 [N] by layer.
-        shifts: float32 [N] by layer, added to its bias; empty without bias correction.
+        shifts: float32 [N] by layer, added to its bias: what the centre takes away, and the correction.
         error: Squared error of the outputs over their energy, on the sampled rows.
     """
 
     group: Group
     alpha: float | None
     smooth: FloatArray | None
+    centre: FloatArray | None
     method: str
     scale: float
     weight_scales: Mapping[str, FloatArray]
@@ -53,8 +55,8 @@ class GroupSearch:
         graph: Holds the weights.
         group: The layers.
         observation: Of their input; gives ranges and migration.
-        sample: float32 [rows, K], rows of other text, by which settings are judged: what was not
-            seen before shows which ranges are too tight.
+        sample: float32 [rows, K], rows of other text, centred alike, by which settings are judged:
+            what was not seen before shows which ranges are too tight.
         number: Format to quantize to.
     """
 
@@ -72,9 +74,14 @@ class GroupSearch:
         self.rows = sample
         self.joined = np.concatenate(list(self.weights.values()), axis=1)
         self.reference = self.rows @ self.joined
-        energy = np.square(self.reference, dtype=np.float64).sum(axis=1)
-        # Every row counts the same, so that a few rows of huge values do not decide alone.
-        self._row_weights = 1.0 / np.maximum(energy, 1e-12)
+        whole = self.reference
+        if observation.centre is not None:
+            whole = whole + observation.centre @ self.joined
+        energy = np.square(whole, dtype=np.float64).sum(axis=1)
+        # Rows count by their relative error, so that a few of huge values do not decide alone; those below
+        # the median count no more than it, since they are added to a residual that hides their error.
+        floor = float(np.median(energy)) if energy.size else 0.0
+        self._row_weights = 1.0 / np.maximum(energy, max(floor, 1e-12))
         seen = observation.histogram
         self.moments = (seen.squares / max(seen.rows, 1)).astype(np.float32)
         if group.shared_weight:  # the same scales wherever the weight serves, so that it is stored once
@@ -91,6 +98,12 @@ class GroupSearch:
         if smooth and not self.group.shared_weight:
             plans += [self.plan(alpha, method) for alpha in ALPHAS]
         return min(plans, key=lambda plan: plan.error)
+
+    def others(self, method: str, count: int) -> list[Plan]:
+        """The best plan of each alpha, in the order of their errors; at most ``count``."""
+        if self.group.shared_weight:
+            return []
+        return sorted((self.plan(alpha, method) for alpha in ALPHAS), key=lambda plan: plan.error)[:count]
 
     def widened(self, plan: Plan, maxima: FloatArray) -> Plan:
         """A ``max`` plan whose range holds further text as well.
@@ -124,6 +137,7 @@ class GroupSearch:
             group=self.group,
             alpha=alpha,
             smooth=smooth,
+            centre=self.observation.centre,
             method=name,
             scale=float(np.float32(ranges[name] / self.number.limit)),
             weight_scales=scales,
@@ -141,6 +155,8 @@ class GroupSearch:
         outputs = self.number.fake(rows, np.float32(plan.scale)) @ weight
         weights = self._row_weights / self._row_weights.sum()
         shift = ((self.reference - outputs) * weights[:, None]).sum(axis=0).astype(np.float32)
+        if plan.centre is not None:
+            shift = shift + plan.centre @ self.joined
         parts = np.split(shift, np.cumsum([w.shape[1] for w in self.weights.values()])[:-1])
         shifts = {
             member.name: part

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +11,16 @@ from build_engines.compress.int8.report import CurvePoint
 from build_engines.compress.int8.search import Plan
 from build_engines.compress.int8.session import FloatArray, Sequences, cosines
 from build_engines.compress.int8.switchboard import Switchboard
+from build_engines.gate.accuracy import neighbour_overlap
 from tritonforge.errors import CalibrationError
 from tritonforge.recipe import Gate
 
 # The slice that layers are chosen on is small, and its worst text is not the worst of all texts.
 SAFETY = 1.5
 _TRIED = 4
+_FEWEST_NEIGHBOURS = 5  # with fewer texts than this times top_k, most are everyone's neighbours
+_MOST_REFINED = 8
+_REFINED_PART = 0.8
 _HEADROOM_PART = 0.2
 _MOST_HEADROOM = 2.0
 _LARGEST_ALLOWED = 0.005
@@ -29,13 +33,20 @@ class Score:
     Attributes:
         mean: Mean cosine.
         worst: Smallest cosine.
+        overlap: Share of equal neighbours; None where they were not looked at.
     """
 
     mean: float
     worst: float
+    overlap: float | None = None
 
     def excess(self, gate: Gate) -> float:
-        """Error over what the gate allows, the worse of mean and minimum; 1 is just enough."""
+        """Error over what the gate allows, the worst of all figures; 1 is just enough."""
+        overlap = 0.0 if self.overlap is None else (1 - self.overlap) / max(1 - gate.overlap, 1e-9)
+        return max(self.cosine_excess(gate), overlap)
+
+    def cosine_excess(self, gate: Gate) -> float:
+        """The same of the cosines alone: only these refuse a model here; the gate judges neighbours."""
         mean = (1 - self.mean) / max(1 - gate.mean_cosine, 1e-9)
         worst = (1 - self.worst) / max(1 - gate.min_cosine, 1e-9)
         return max(mean, worst)
@@ -47,6 +58,11 @@ def score(found: FloatArray, reference: FloatArray) -> Score:
     return Score(float(values.mean()), float(values.min()))
 
 
+def _excess(row: tuple[str, float, float], gate: Gate) -> float:
+    """Error of a row of the sensitivity over what the gate allows."""
+    return Score(1 - row[1], 1 - row[2]).excess(gate)
+
+
 class Selector:
     """Chooses on a validation slice.
 
@@ -55,22 +71,35 @@ class Selector:
         sequences: The slice.
         shares: Share of the multiply-adds, by group name.
         gate: What is to be reached.
+        texts: How many sequences, from the first on, are texts whose neighbours are looked at; 0: none.
     """
 
     def __init__(
-        self, board: Switchboard, sequences: Sequences, shares: Mapping[str, float], gate: Gate
+        self,
+        board: Switchboard,
+        sequences: Sequences,
+        shares: Mapping[str, float],
+        gate: Gate,
+        texts: int = 0,
     ) -> None:
         """Compute the float32 reference."""
         self._board = board
         self._sequences = sequences
         self._shares = shares
         self._gate = gate
+        self._texts = texts if texts >= _FEWEST_NEIGHBOURS * gate.top_k else 0
         self._reference = board.answer(sequences, [])
         self.curve: list[CurvePoint] = []
 
     def score(self, plans: Sequence[Plan]) -> Score:
         """Agreement with the plans applied."""
-        return score(self._board.answer(self._sequences, plans), self._reference)
+        found = self._board.answer(self._sequences, plans)
+        plain = score(found, self._reference)
+        if not self._texts:
+            return plain
+        rows = slice(self._texts)
+        same = neighbour_overlap(found[rows], self._reference[rows], self._gate.top_k)
+        return replace(plain, overlap=float(same.mean()))
 
     def better(self, choices: Sequence[Sequence[Plan]]) -> Sequence[Plan]:
         """The set of plans that comes closest to the gate as a whole."""
@@ -80,14 +109,47 @@ class Selector:
 
     def sensitivity(self, plans: Sequence[Plan]) -> list[tuple[str, float, float]]:
         """Groups with 1 - mean and 1 - min cosine of each alone, worst first."""
-        found = []
-        # Half of the slice tells the order well enough, and this is most of the work.
-        part = slice(None, None, 2)
-        sequences, reference = self._sequences[part], self._reference[part]
-        for plan in plans:
-            alone = score(self._board.answer(sequences, [plan]), reference)
-            found.append((plan.group.name, 1 - alone.mean, 1 - alone.worst))
-        return sorted(found, key=lambda row: -Score(1 - row[1], 1 - row[2]).excess(self._gate))
+        found = [self._alone(plan) for plan in plans]
+        return sorted(found, key=lambda row: -_excess(row, self._gate))
+
+    def refined(
+        self,
+        plans: Sequence[Plan],
+        sensitivity: Sequence[tuple[str, float, float]],
+        others: Callable[[Plan], Sequence[Plan]],
+    ) -> tuple[list[Plan], list[tuple[str, float, float]]]:
+        """Try other settings of the most sensitive groups, each alone, by the error of the final output.
+
+        A layer's own output error is only a hint: a residual and a norm follow.
+
+        Args:
+            plans: One a group.
+            sensitivity: Of the plans.
+            others: Gives further plans of a plan's group.
+
+        Returns:
+            Plans, and the sensitivity with them.
+        """
+        total = sum(mean for _, mean, _ in sensitivity)
+        rows = {name: (name, mean, worst) for name, mean, worst in sensitivity}
+        best = {plan.group.name: plan for plan in plans}
+        covered = 0.0
+        for name, mean, _ in sorted(sensitivity, key=lambda row: -row[1])[:_MOST_REFINED]:
+            if covered >= _REFINED_PART * total:
+                break
+            covered += mean
+            for plan in others(best[name]):
+                row = self._alone(plan)
+                if _excess(row, self._gate) < _excess(rows[name], self._gate):
+                    rows[name], best[name] = row, plan
+        ranked = sorted(rows.values(), key=lambda row: -_excess(row, self._gate))
+        return [best[plan.group.name] for plan in plans], ranked
+
+    def _alone(self, plan: Plan) -> tuple[str, float, float]:
+        """Group, 1 - mean and 1 - min cosine with one plan alone, on half of the slice: that tells enough."""
+        half = slice(None, None, 2)
+        found = score(self._board.answer(self._sequences[half], [plan]), self._reference[half])
+        return plan.group.name, 1 - found.mean, 1 - found.worst
 
     def with_headroom(
         self, plans: Sequence[Plan], sensitivity: Sequence[tuple[str, float, float]]
@@ -133,7 +195,7 @@ class Selector:
             chosen = [p for p in chosen if p is not out]
             left.append(out.group.name)
             now = self._note(chosen, left)
-        if now.excess(self._gate) > 1:
+        if now.cosine_excess(self._gate) > 1:
             raise self._failure(now, sensitivity, min_share)
         return chosen
 
@@ -141,7 +203,7 @@ class Selector:
         """Score plans and put the point on the curve."""
         found = self.score(plans)
         share = sum(self._shares[plan.group.name] for plan in plans)
-        self.curve.append(CurvePoint(tuple(left), share, found.mean, found.worst))
+        self.curve.append(CurvePoint(tuple(left), share, found.mean, found.worst, found.overlap))
         return found
 
     def _failure(

@@ -69,6 +69,8 @@ class Switchboard:
             f"{prefix}.on": np.array(True),
             f"{prefix}.scale": np.array(plan.scale, np.float32),
         }
+        if plan.centre is not None:
+            feed[f"{prefix}.centre"] = plan.centre
         if plan.smooth is not None:
             feed[f"{prefix}.inverse"] = (1 / plan.smooth).astype(np.float32)
         for member in plan.group.members:
@@ -119,7 +121,8 @@ class Switchboard:
         prefix = group.name
         zero = f"{prefix}.zero"
         nodes = [
-            helper.make_node("Mul", [group.source, f"{prefix}.inverse"], [f"{prefix}.moved"]),
+            helper.make_node("Sub", [group.source, f"{prefix}.centre"], [f"{prefix}.centred"]),
+            helper.make_node("Mul", [f"{prefix}.centred", f"{prefix}.inverse"], [f"{prefix}.moved"]),
             helper.make_node(
                 "QuantizeLinear", [f"{prefix}.moved", f"{prefix}.scale", zero], [f"{prefix}.small"]
             ),
@@ -133,6 +136,7 @@ class Switchboard:
         for node in nodes:
             node.name = f"{node.output[0]}.node"
         values = [
+            numpy_helper.from_array(np.zeros(group.channels, np.float32), f"{prefix}.centre"),
             numpy_helper.from_array(np.ones(group.channels, np.float32), f"{prefix}.inverse"),
             numpy_helper.from_array(np.array(1, np.float32), f"{prefix}.scale"),
             numpy_helper.from_array(np.array(False), f"{prefix}.on"),

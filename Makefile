@@ -29,7 +29,7 @@ build: $(VENV)/.serving ## Build RECIPE into model_repository/
 ALONE := tests/build_engines/estimate/test_prediction.py
 
 test: $(VENV)/.testing lint ## Set up and run all checks and tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 --dist loadfile tests/build_engines --ignore=$(ALONE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 --dist loadfile tests/build_engines --ignore=$(ALONE)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests --ignore=tests/build_engines
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ALONE)
 

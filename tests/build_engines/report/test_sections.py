@@ -23,7 +23,7 @@ EVIL = "encoder.<b>layer</b>.$0$"
 
 def layer(name: str, precision: str, alone: float | None) -> LayerRow:
     return LayerRow(
-        name, "ffn_out", "node", name, 0.25, precision, "the worst", 0.6, "mul", "mse", 0.01, alone
+        name, "ffn_out", "node", name, 0.25, precision, "the worst", 0.6, False, "mul", "mse", 0.01, alone
     )
 
 

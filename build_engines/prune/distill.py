@@ -36,7 +36,7 @@ class Training:
     """
 
     steps: int
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-5
     seed: int = 0
 
 

@@ -12,6 +12,7 @@ from build_engines.candidates import wanted
 from build_engines.context import BuildContext, StepOutcome
 from build_engines.versions import package_versions, source_hash
 
+_AIMED_AT = {"mean_cosine", "min_cosine", "overlap", "top_k"}  # thresholds by which layers are chosen
 _CALIBRATED: tuple[Literal["int8", "fp8"], ...] = ("int8", "fp8")
 
 
@@ -35,10 +36,14 @@ class QuantizeStep:
                 texts=context.keys["tokenize"],
                 calibration=context.recipe.calibration.model_dump(),
                 quantization=context.recipe.quantization.model_dump(),
-                gate=context.recipe.gate.model_dump(include={"mean_cosine", "min_cosine"}),
+                gate=context.recipe.gate.model_dump(
+                    include={"mean_cosine", "min_cosine", "overlap", "top_k"}
+                ),
                 token_budget=context.recipe.batching.token_budget,
                 versions=package_versions(("onnx", "onnxruntime", "numpy")),
-                code=source_hash(build_engines.__file__, "compress/int8"),
+                code=source_hash(
+                    build_engines.__file__, "compress/int8", "check/compare.py", "gate/accuracy.py"
+                ),
             )
             all_reused &= reused
             context.quantized[number] = folder / "model.onnx"

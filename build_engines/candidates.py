@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 from build_engines.engines import ENGINES
 from tritonforge.errors import RecipeError
 from tritonforge.recipe import EngineName, Precision, Recipe
+from tritonforge.server.plans import visible_gpus
 
 _CPU_ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 _NEEDS_TEXT: frozenset[Precision] = frozenset({"int8", "fp8"})
@@ -56,4 +56,4 @@ def _engines(recipe: Recipe) -> tuple[EngineName, ...]:
 
 def _has_tensorrt() -> bool:
     """Whether this is a machine to build TensorRT engines on: the library and an NVIDIA GPU."""
-    return importlib.util.find_spec("tensorrt") is not None and Path("/dev/nvidiactl").exists()
+    return importlib.util.find_spec("tensorrt") is not None and bool(visible_gpus())

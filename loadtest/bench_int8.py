@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from build_engines.check.compare import cosines
 from build_engines.check.execute import run_sequences
 from build_engines.check.samples import mixed_lengths
 from build_engines.model_files import find_model
@@ -190,13 +191,6 @@ def windows(texts: Sequence[str], recipe: Recipe, spec: ModelSpec, count: int) -
         start = int(rng.integers(0, max(1, len(text) - size + 1)))
         found.append(" ".join(text[start : start + size]))
     return found
-
-
-def cosines(found: Rows, reference: Rows) -> Rows:
-    """Cosine of each row with its reference."""
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
-    result: Rows = (found * reference).sum(axis=1) / norms
-    return result
 
 
 def overlap(found: Rows, reference: Rows, k: int = 10) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from build_engines.check.compare import cosines
 from build_engines.check.execute import run_inputs
 from build_engines.check.samples import random_sequences
 from build_engines.engines import CompiledEngine
@@ -103,8 +104,7 @@ def compare(found: NDArray[np.float32], reference: NDArray[np.float32], lengths:
     """Figures for two arrays of rows, float32 [sequences, width]."""
     finite = np.isfinite(found).all(axis=1)
     safe = np.where(finite[:, None], found, 0)
-    norms = np.linalg.norm(safe, axis=1) * np.linalg.norm(reference, axis=1)
-    cosine = np.where(finite, (safe * reference).sum(axis=1) / np.maximum(norms, 1e-12), -1.0)
+    cosine = cosines(found, reference)
     return Parity(
         max_difference=float(np.abs(safe - reference).max()),
         min_cosine=float(cosine.min()),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from build_engines.gate.compare import Rows, cosines, differences
+from build_engines.check.compare import Rows, cosines, differences
 from build_engines.gate.verdict import GateCheck, Outcome
 from build_engines.spec import ModelSpec
 

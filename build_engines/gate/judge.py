@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from build_engines.check.compare import Rows
 from build_engines.check.parity import Parity
 from build_engines.check.speed import Speed
 from build_engines.gate.accuracy import Limits, accuracy_checks, at_least
-from build_engines.gate.compare import Rows
 from build_engines.gate.probe import Probe
 from build_engines.gate.tolerance import Tolerance, to_itself, to_reference
 from build_engines.gate.verdict import GateCheck, Outcome, Verdict

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from build_engines.check.compare import Rows
 from build_engines.gate.accuracy import decisions, shorten
-from build_engines.gate.compare import Rows
 from build_engines.gate.verdict import GateCheck
 from build_engines.spec import ModelSpec
 from build_engines.texts import resolve_source, tokenize
@@ -158,14 +158,14 @@ def metrics(data: Labelled, rows: Rows, spec: ModelSpec) -> dict[str, float]:
     """
     rows = rows[data.places]
     if data.kind == "pairs":
-        from scipy.stats import pearsonr, spearmanr  # type: ignore[import-untyped]
+        from scipy.stats import pearsonr, spearmanr
 
         cosine = _pair_cosines(rows)
         return {
             "spearman": float(spearmanr(cosine, data.truth).statistic),
             "pearson": float(pearsonr(cosine, data.truth).statistic),
         }
-    from sklearn.metrics import accuracy_score, f1_score  # type: ignore[import-untyped]
+    from sklearn.metrics import accuracy_score, f1_score
 
     found = _predicted(data, rows, spec)
     return {

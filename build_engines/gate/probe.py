@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from build_engines.check.compare import Rows, cosines, differences
 from build_engines.check.execute import run_inputs, run_sequences
 from build_engines.check.samples import random_sequences
-from build_engines.gate.compare import Rows, cosines, differences
 from build_engines.spec import ModelSpec
 from python_backends.packing import flatten
 from python_backends.runners import Array, Runner

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from build_engines.check.compare import Rows, differences
 from build_engines.check.execute import run_sequences
 from build_engines.check.parity import compare, parity_sequences
 from build_engines.check.samples import parity_lengths
 from build_engines.check.speed import Speed, measure_speeds
 from build_engines.engines import ENGINES, CompiledEngine
-from build_engines.gate.compare import Rows, differences
 from build_engines.gate.judge import Evidence, judge, mend_for
 from build_engines.gate.labelled import load_labelled, metric_checks
 from build_engines.gate.model import check_model, check_text

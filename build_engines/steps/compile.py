@@ -39,8 +39,14 @@ class CompileStep:
                 section=[recipe.tensorrt.model_dump(), recipe.batching.model_dump()]
                 if name == "tensorrt"
                 else None,
-                code=source_hash(build_engines.__file__, "engines", "compress/half.py", "compress/weights.py")
-                + source_hash(build_engines.__file__, "compress/dynamic_int8.py"),
+                code=source_hash(
+                    build_engines.__file__,
+                    "engines",
+                    "compress/half.py",
+                    "compress/half_islands.py",
+                    "compress/weights.py",
+                    "compress/dynamic_int8.py",
+                ),
             )
             all_reused &= reused
             facts = json.loads((folder / "compile.json").read_text(encoding="utf-8"))

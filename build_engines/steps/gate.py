@@ -11,11 +11,11 @@ import numpy as np
 
 import build_engines
 import python_backends
+from build_engines.check.compare import Rows
 from build_engines.check.execute import run_sequences
 from build_engines.context import BuildContext, Candidate, StepOutcome
 from build_engines.engines import ENGINES
 from build_engines.gate.choose import fastest, refusal, throughput
-from build_engines.gate.compare import Rows
 from build_engines.gate.early import labelled_data, model_verdict
 from build_engines.gate.judge import Evidence, judge, mend_for
 from build_engines.gate.labelled import Labelled, metric_checks
@@ -141,7 +141,7 @@ class GateStep:
             token_budget=context.recipe.batching.token_budget,
             max_batch_size=context.recipe.batching.max_batch_size,
             threads=context.recipe.threads.engine,
-            code=source_hash(build_engines.__file__, "gate/probe.py", "gate/compare.py", "check")
+            code=source_hash(build_engines.__file__, "gate/probe.py", "check")
             + source_hash(python_backends.__file__),
         )
         return Probe(**json.loads((folder / "probe.json").read_text(encoding="utf-8"))), reused

@@ -154,7 +154,7 @@ class Calibration(_Section):
     field: str = Field(default="text", description="key or column of the text, in .jsonl and .csv")
     samples: PositiveInt = Field(default=1000, description="sequences to calibrate with")
     seed: int = 0
-    method: Literal["auto", "max", "percentile", "mse", "entropy"] = Field(
+    method: Literal["auto", RangeMethod] = Field(
         default="auto", description="how a range follows from a histogram; auto: the best of all on the text"
     )
 

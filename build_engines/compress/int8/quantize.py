@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from build_engines.check.compare import cosines
 from build_engines.compress.int8.attention import find_attentions, quantize_attentions
 from build_engines.compress.int8.graph import Graph, Group, Linear, group_by_source
 from build_engines.compress.int8.number import NUMBERS, Number, NumberName
@@ -23,7 +24,7 @@ from build_engines.compress.int8.report import LayerRow, QuantizationReport
 from build_engines.compress.int8.rewrite import Rewriter
 from build_engines.compress.int8.search import GroupSearch, Plan
 from build_engines.compress.int8.select import Score, Selector, score
-from build_engines.compress.int8.session import Batches, GraphSession, cosines, save_model
+from build_engines.compress.int8.session import Batches, GraphSession, save_model
 from build_engines.compress.int8.survey import Survey, centre_of, sample_observation, survey
 from build_engines.compress.int8.switchboard import Switchboard
 from build_engines.spec import ModelSpec

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from build_engines.check.compare import cosines
 from build_engines.compress.int8.report import CurvePoint
 from build_engines.compress.int8.search import Plan
-from build_engines.compress.int8.session import FloatArray, Sequences, cosines
+from build_engines.compress.int8.session import FloatArray, Sequences
 from build_engines.compress.int8.switchboard import Switchboard
 from build_engines.gate.accuracy import neighbour_overlap
 from tritonforge.errors import CalibrationError
@@ -54,7 +55,7 @@ class Score:
 
 def score(found: FloatArray, reference: FloatArray) -> Score:
     """Compare rows, float32 [rows, width] each; NaN counts as no agreement at all."""
-    values = np.nan_to_num(cosines(found, reference), nan=-1.0)
+    values = cosines(found, reference)
     return Score(float(values.mean()), float(values.min()))
 
 

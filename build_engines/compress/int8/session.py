@@ -129,10 +129,3 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
         location=f"{path.name}.data",
         size_threshold=1024,
     )
-
-
-def cosines(found: FloatArray, reference: FloatArray) -> FloatArray:
-    """Cosine of each row with its reference, float32 [rows]."""
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
-    cosine: FloatArray = (found * reference).sum(axis=1) / np.maximum(norms, 1e-12)
-    return cosine

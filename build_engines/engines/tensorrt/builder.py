@@ -20,7 +20,7 @@ from tritonforge.errors import EngineError
 from tritonforge.recipe import TensorRt
 
 if TYPE_CHECKING:
-    import tensorrt  # type: ignore[import-not-found]
+    import tensorrt
 
 _SHOWN = 5
 

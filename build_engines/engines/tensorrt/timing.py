@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import tensorrt  # type: ignore[import-not-found]
+    import tensorrt
 
 
 class TimingCacheFile:

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from build_engines.check.compare import cosines
 from build_engines.check.execute import run_sequences
 from build_engines.check.lint import lint
 from build_engines.compress.int8 import QuantizationReport, quantize_calibrated
 from build_engines.compress.int8.graph import Graph, group_by_source
-from build_engines.compress.int8.session import cosines
 from python_backends.runners import OnnxRuntimeRunner, OpenVinoRunner
 from tritonforge.errors import CalibrationError
 from tritonforge.recipe.schema import Calibration, Gate, Quantization

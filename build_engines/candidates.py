@@ -49,8 +49,8 @@ def wanted(recipe: Recipe, has_text: bool) -> list[tuple[EngineName, Precision]]
 
 def _engines(recipe: Recipe) -> tuple[EngineName, ...]:
     """The engine that the recipe names, or all that this machine can run."""
-    if recipe.engine != "auto":
-        return (recipe.engine,)
+    if recipe.encoder_engine != "auto":
+        return (recipe.encoder_engine,)
     return ("tensorrt",) if _has_tensorrt() else _CPU_ENGINES
 
 

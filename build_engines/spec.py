@@ -91,8 +91,16 @@ def _task(recipe: Recipe, config: dict[str, Any]) -> Task:
             where="task",
             mend="give a ...ForSequenceClassification model, or set task: embedding",
         )
+    if recipe.task == "generation":
+        raise ValueError("generation has steps of its own: build_engines.generation")
     if recipe.task != "auto":
         return recipe.task
+    if any(name.endswith("ForCausalLM") for name in architectures):
+        raise RecipeError(
+            f"the model is a {architectures[0]}, which generates text",
+            where="task",
+            mend="say task: generation",
+        )
     other = [n for n in architectures if n.endswith(("ForTokenClassification", "ForQuestionAnswering"))]
     if other:
         raise RecipeError(

@@ -172,7 +172,8 @@ def run_benchmark(contexts: Sequence[BuildContext], grid: Grid) -> Benchmark:
 
 def served_precisions(recipe: Recipe) -> set[str]:
     """Precisions that the recipe's engine knows, or any engine where it is ``auto``."""
-    engines = ENGINES.values() if recipe.engine == "auto" else (ENGINES[recipe.engine],)
+    name = recipe.encoder_engine
+    engines = ENGINES.values() if name == "auto" else (ENGINES[name],)
     return {"auto", *(precision for engine in engines for precision in engine.precisions)}
 
 

@@ -6,16 +6,19 @@ report says what it came to.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Task = Literal["embedding", "classification"]
+ServedTask = Literal[Task, "generation"]
 Pooling = Literal["mean", "cls", "last"]
 Layout = Literal["packed", "padded"]
 EngineName = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights", "int4-weights", "fp8"]
-EngineChoice = Literal["auto", EngineName]
+GeneratorEngine = Literal["openvino-genai", "tensorrt-llm"]
+GeneratorPrecision = Literal["fp32", "fp16", "bf16", "int8-weights", "int4-weights"]
+EngineChoice = Literal["auto", EngineName, GeneratorEngine]
 PrecisionChoice = Literal["auto", Precision]
 RangeMethod = Literal["max", "percentile", "mse", "entropy"]
 GpuPreset = Literal["latency", "throughput"]
@@ -232,6 +235,33 @@ class Gate(_Section):
     )
 
 
+class Generation(_Section):
+    """How text is generated; the names are those of vLLM and TensorRT-LLM."""
+
+    max_num_seqs: Annotated[int, Field(gt=0, le=1024)] = Field(
+        default=32, description="sequences generated at once; more requests wait, see `queue`"
+    )
+    max_num_batched_tokens: PositiveInt = Field(
+        default=256, description="tokens in one step; longer prompts take several (chunked prefill)"
+    )
+    max_tokens: PositiveInt = Field(default=256, description="for requests that name none")
+    kv_cache_mib: PositiveInt | Literal["auto"] = Field(
+        default="auto",
+        description="memory of the KV cache; auto: max_num_seqs times 512 tokens, or max_length if more",
+    )
+    kv_cache_precision: Literal["f16", "u8", "f32"] = Field(
+        default="f16", description="u8 halves the cache; greedy answers then depend on their neighbours"
+    )
+    compute: Literal["f32", "bf16"] = Field(
+        default="f32", description="bf16 is faster where the CPU has it; greedy answers may then vary"
+    )
+    prefix_caching: bool = Field(default=True, description="keep the KV blocks of common prompt beginnings")
+    prompt_lookup_tokens: NonNegativeInt = Field(
+        default=0, description="tokens to guess from the prompt at each step, for greedy requests; 0: off"
+    )
+    tensor_parallel: PositiveInt = Field(default=1, description="GPUs that share the model (TensorRT-LLM)")
+
+
 class Recipe(_Section):
     """One model and how it is to be served."""
 
@@ -241,12 +271,15 @@ class Recipe(_Section):
     model: Annotated[str, Field(min_length=1)] = Field(
         description="a folder (relative to the recipe), or package:NAME for the files in an installed wheel"
     )
-    task: Literal["auto", "embedding", "classification"] = "auto"
+    task: Literal["auto", ServedTask] = "auto"
     max_length: PositiveInt | Literal["auto"] = Field(
-        default="auto", description="tokens of a text at most, special tokens included; longer texts are cut"
+        default="auto",
+        description="tokens of a text at most, special tokens included; longer texts are cut. Generation: "
+        "prompt and answer together; what cannot fit is refused",
     )
     embedding: Embedding = Embedding()
     classification: Classification = Classification()
+    generation: Generation = Generation()
     layout: Literal["auto", "packed", "padded"] = Field(
         default="auto", description="packed runs without padding; padded is the fall-back for odd models"
     )
@@ -277,11 +310,47 @@ class Recipe(_Section):
     warmup: Warmup = Warmup()
     limits: Limits = Limits()
 
+    @property
+    def encoder_engine(self) -> Literal["auto", EngineName]:
+        """The engine of a recipe that does not generate.
+
+        Raises:
+            ValueError: It generates.
+        """
+        if self.engine == "openvino-genai" or self.engine == "tensorrt-llm":  # in two, as mypy narrows
+            raise ValueError(f"{self.engine} is no engine for encoders")
+        return self.engine
+
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
         """Refuse a section for a task that is not this recipe's."""
+        generates = self.task == "generation"
+        if generates:
+            self._check_generation()
+        elif self.task != "auto" and self.generation != Generation():
+            raise ValueError(f"`generation` has no meaning with task {self.task}")
+        if not generates and self.engine in get_args(GeneratorEngine):
+            raise ValueError(f"engine {self.engine} generates text; say `task: generation`")
         if self.task == "embedding" and self.classification != Classification():
             raise ValueError("`classification` has no meaning with task embedding")
         if self.task == "classification" and self.embedding != Embedding():
             raise ValueError("`embedding` has no meaning with task classification")
         return self
+
+    def _check_generation(self) -> None:
+        """Refuse what a generator has no use for, rather than pass over it in silence."""
+        if self.engine not in ("auto", *get_args(GeneratorEngine)):
+            raise ValueError(
+                f"engine {self.engine} does not generate text; engines that do: "
+                f"{', '.join(get_args(GeneratorEngine))}"
+            )
+        if self.precision not in ("auto", *get_args(GeneratorPrecision)):
+            raise ValueError(
+                f"precision {self.precision} is not offered for generation; "
+                f"offered: {', '.join(get_args(GeneratorPrecision))}"
+            )
+        if self.queue.priority_levels:
+            raise ValueError("the engines of generation know no priorities; leave priority_levels at 0")
+        for section in ("embedding", "classification", "quantization", "prune", "batching", "cache"):
+            if getattr(self, section) != type(getattr(self, section))():
+                raise ValueError(f"`{section}` has no meaning with task generation")

@@ -1,0 +1,1 @@
+"""Text generation: a decoupled model that streams what an engine with continuous batching makes."""

@@ -61,7 +61,7 @@ def settle_spec(recipe: Recipe, files: ModelFiles) -> ModelSpec:
     """
     config = files.config
     notes: list[str] = []
-    task = _task(recipe, config)
+    task = _task(recipe, files)
     pooling, normalize = _pooling(recipe, files, notes) if task == "embedding" else ("cls", False)
     labels = _labels(recipe, files) if task == "classification" else ()
     sentence_config = files.read_json("sentence_bert_config.json") or {}
@@ -81,9 +81,9 @@ def settle_spec(recipe: Recipe, files: ModelFiles) -> ModelSpec:
     )
 
 
-def _task(recipe: Recipe, config: dict[str, Any]) -> Task:
-    """The recipe's task, or the one that the model's architecture names."""
-    architectures = config.get("architectures") or []
+def _task(recipe: Recipe, files: ModelFiles) -> Task:
+    """The recipe's task, or the one that the model's files name."""
+    architectures = files.config.get("architectures") or []
     classifies = any(name.endswith("ForSequenceClassification") for name in architectures)
     if recipe.task == "classification" and not classifies:
         raise RecipeError(
@@ -95,7 +95,9 @@ def _task(recipe: Recipe, config: dict[str, Any]) -> Task:
         raise ValueError("generation has steps of its own: build_engines.generation")
     if recipe.task != "auto":
         return recipe.task
-    if any(name.endswith("ForCausalLM") for name in architectures):
+    # sentence-transformers' models keep the architecture that they were trained from
+    embeds = files.read_json("modules.json") is not None
+    if not embeds and any(name.endswith("ForCausalLM") for name in architectures):
         raise RecipeError(
             f"the model is a {architectures[0]}, which generates text",
             where="task",

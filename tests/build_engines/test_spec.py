@@ -78,6 +78,21 @@ def test_other_tasks_are_refused_unless_the_recipe_insists(settle: Settle, archi
     assert settle(config, task="embedding").task == "embedding"
 
 
+def test_a_generator_is_not_taken_for_an_encoder(settle: Settle) -> None:
+    config = {**CONFIG, "architectures": ["Qwen3ForCausalLM"]}
+    with pytest.raises(RecipeError, match="Qwen3ForCausalLM, which generates") as caught:
+        settle(config)
+    assert caught.value.mend == "say task: generation"
+    assert settle(config, task="embedding").task == "embedding"
+
+
+def test_a_sentence_embedder_may_come_from_a_generator(settle: Settle) -> None:
+    settle.write("modules.json", MODULES)
+    settle.write("1_Pooling/config.json", {"pooling_mode_lasttoken": True})
+    spec = settle({**CONFIG, "architectures": ["Qwen3ForCausalLM"]})
+    assert (spec.task, spec.pooling) == ("embedding", "last")
+
+
 def test_a_classifier_may_serve_its_encoder(settle: Settle) -> None:
     spec = settle(CLASSIFIER, task="embedding")
     assert (spec.task, spec.width, spec.labels, spec.output_name) == ("embedding", 32, (), "embedding")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 INTERVAL = 0.2
@@ -23,6 +23,14 @@ class Metric(Protocol):
 
     def increment(self, value: float) -> None:
         """Add to the metric."""
+        ...
+
+    def set(self, value: float) -> None:
+        """Set a gauge."""
+        ...
+
+    def observe(self, value: float) -> None:
+        """Put a value into a histogram."""
         ...
 
 
@@ -41,6 +49,7 @@ class Counters:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._interval = interval
+        self._others: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._hand_over, name="metrics", daemon=True)
         self._thread.start()
 
@@ -48,6 +57,10 @@ class Counters:
         """Count; ``amounts`` are non-negative, by counter name."""
         with self._lock:
             self._pending.update(amounts)
+
+    def also(self, hand_over: Callable[[], None]) -> None:
+        """Call this at each hand-over, too."""
+        self._others.append(hand_over)
 
     def close(self) -> None:
         """Hand over what is left and stop the thread."""
@@ -65,6 +78,53 @@ class Counters:
         for name, amount in pending.items():
             if amount:
                 self._metrics[name].increment(amount)
+        for hand_over in self._others:
+            hand_over()
+
+
+class Meters:
+    """Counters, gauges and histograms that cost the hot path no message to the server.
+
+    Args:
+        registry: Has created them; kept, so that their families stay.
+        interval: Seconds between two hand-overs.
+    """
+
+    def __init__(self, registry: Registry, interval: float = INTERVAL) -> None:
+        """Start the thread that hands the numbers over."""
+        self._registry = registry
+        self._counters = Counters(registry.metrics, interval)
+        self._lock = threading.Lock()
+        self._gauges: dict[str, float] = {}
+        self._observed: list[tuple[str, float]] = []
+        self._counters.also(self._flush)
+
+    def add(self, amounts: Mapping[str, int]) -> None:
+        """Count; ``amounts`` are non-negative, by counter name."""
+        self._counters.add(amounts)
+
+    def set(self, name: str, value: float) -> None:
+        """Set a gauge; only the last value before a hand-over is seen."""
+        with self._lock:
+            self._gauges[name] = value
+
+    def observe(self, name: str, value: float) -> None:
+        """Put a value into a histogram."""
+        with self._lock:
+            self._observed.append((name, value))
+
+    def close(self) -> None:
+        """Hand over what is left and stop the thread."""
+        self._counters.close()
+
+    def _flush(self) -> None:
+        with self._lock:
+            gauges, self._gauges = self._gauges, {}
+            observed, self._observed = self._observed, []
+        for name, value in gauges.items():
+            self._registry.metrics[name].set(value)
+        for name, value in observed:
+            self._registry.metrics[name].observe(value)
 
 
 class Registry:
@@ -99,9 +159,24 @@ class Registry:
         for value, key in values.items():
             self.metrics[key] = family.Metric(labels={**self._labels, label: value})
 
-    def _family(self, name: str, description: str) -> Any:
+    def gauge(self, name: str, description: str) -> None:
+        """Create one gauge; its key is ``name``."""
+        self.metrics[name] = self._family(name, description, "GAUGE").Metric(labels=self._labels)
+
+    def histogram(self, name: str, description: str, bounds: Sequence[float]) -> None:
+        """Create one histogram; its key is ``name``.
+
+        Args:
+            name: Name of the metric family.
+            description: Help text of the family.
+            bounds: Upper bounds of the buckets, ascending, without the infinite one.
+        """
+        family = self._family(name, description, "HISTOGRAM")
+        self.metrics[name] = family.Metric(labels=self._labels, buckets=list(bounds))
+
+    def _family(self, name: str, description: str, kind: str = "COUNTER") -> Any:
         family = self._pb_utils.MetricFamily(
-            name=name, description=description, kind=self._pb_utils.MetricFamily.COUNTER
+            name=name, description=description, kind=getattr(self._pb_utils.MetricFamily, kind)
         )
         self._families.append(family)
         return family

@@ -23,10 +23,11 @@ class SettingsError(ValueError):
         super().__init__(f"{model}: parameters[{key!r}] in config.pbtxt {problem}")
 
 
-class _Parameters:
+class Parameters:
     """Typed access to the string parameters of one model configuration."""
 
     def __init__(self, model_config: str | Mapping[str, Any]) -> None:
+        """Take a model configuration, JSON text or decoded."""
         self.config: Mapping[str, Any] = (
             json.loads(model_config) if isinstance(model_config, str) else model_config
         )
@@ -37,18 +38,21 @@ class _Parameters:
         }
 
     def text(self, key: str, default: str | None = None) -> str:
+        """Give a text that is not empty."""
         value = self._values.get(key, "").strip() or default
         if value is None:
             raise SettingsError(self.model, key, "is missing; rebuild the repository, or add it")
         return value
 
     def choice(self, key: str, allowed: tuple[str, ...], default: str | None = None) -> str:
+        """Give one of a few words."""
         value = self.text(key, default)
         if value not in allowed:
             raise SettingsError(self.model, key, f"is {value!r}; allowed: {', '.join(allowed)}")
         return value
 
     def integer(self, key: str, *, minimum: int, default: int | None = None) -> int:
+        """Give a whole number of at least ``minimum``."""
         value = self.text(key, None if default is None else str(default))
         try:
             number = int(value)
@@ -58,10 +62,16 @@ class _Parameters:
             raise SettingsError(self.model, key, f"is {number}; it must be at least {minimum}")
         return number
 
+    def flag(self, key: str, default: bool) -> bool:
+        """Give what ``true`` or ``false`` says."""
+        return self.choice(key, ("true", "false"), str(default).lower()) == "true"
+
     def optional_integer(self, key: str, *, minimum: int) -> int | None:
+        """Give a whole number, None where there is none."""
         return self.integer(key, minimum=minimum) if self._values.get(key, "").strip() else None
 
     def instances(self) -> int:
+        """Count the instances that ``instance_group`` asks for, at least 1."""
         groups = self.config.get("instance_group", [])
         return max(1, sum(int(group.get("count", 1)) for group in groups))
 
@@ -87,7 +97,7 @@ class TokenizerSettings:
         Raises:
             SettingsError: A parameter is missing or not allowed.
         """
-        parameters = _Parameters(model_config)
+        parameters = Parameters(model_config)
         return cls(
             max_length=parameters.integer("max_length", minimum=1),
             max_text_bytes=parameters.integer("max_text_bytes", minimum=1, default=1 << 20),
@@ -137,7 +147,7 @@ class EncoderSettings:
         Raises:
             SettingsError: A parameter is missing or not allowed.
         """
-        parameters = _Parameters(model_config)
+        parameters = Parameters(model_config)
         return cls(
             engine=parameters.choice("engine", ("onnxruntime", "openvino")),
             precision=parameters.choice("precision", PRECISIONS, "fp32"),
@@ -187,7 +197,7 @@ class FanoutSettings:
         Raises:
             SettingsError: A parameter is missing or not allowed.
         """
-        parameters = _Parameters(model_config)
+        parameters = Parameters(model_config)
         return cls(
             engine_model=parameters.text("engine_model"),
             layout=parameters.choice("layout", ("packed", "padded"), "packed"),

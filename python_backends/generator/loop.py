@@ -1,0 +1,202 @@
+"""The thread that owns the engine: it takes requests in, steps, and sends what the steps make.
+
+A request waits in a line of its own until one of ``max_num_seqs`` places is free. The line has the bounds
+of Triton's queue policy, but is kept here, as in TensorRT-LLM's backend: with a bound of its own Triton's
+batcher stalls bursts by half a second (core's ``dynamic_batch_scheduler.cc``,
+``WaitForPayloadSlotAvailable``).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from . import metrics
+from .job import Failure, Job, Meter
+from .protocol import FinishReason, Generator, Progress, RefusedError
+from .settings import QueueSettings
+
+_IDLE_WAIT_S = 0.2  # a request that waits or idles is looked at this often
+_FAILED_STEPS = 3  # in a row; the engine is then taken for broken
+
+
+class QueueFullError(Exception):
+    """No place is left in the line."""
+
+
+class GenerationLoop:
+    """Runs one engine for many requests.
+
+    Args:
+        engine: Loaded; from now on it is used by this thread only.
+        slots: Sequences in the engine at once.
+        queue: Bounds of the line in front of it.
+        meter: Where it counts.
+        broken: Called with a message once the engine fails again and again.
+    """
+
+    def __init__(
+        self,
+        engine: Generator,
+        slots: int,
+        queue: QueueSettings,
+        meter: Meter,
+        broken: Callable[[str], None],
+    ) -> None:
+        """Start the thread."""
+        self._engine = engine
+        self._slots = slots
+        self._queue = queue
+        self._meter = meter
+        self._broken = broken
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: dict[int, Job] = {}
+        self._closing = False
+        self._failures = 0
+        self._last_key = 0
+        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Put a request into the line; its answers are sent from the loop's thread.
+
+        Raises:
+            QueueFullError: As many as allowed wait already, and no place is free.
+        """
+        with self._changed:
+            # Those for whom a place is free do not wait, they have only not been fetched yet.
+            waiting = len(self._waiting) - max(0, self._slots - len(self._running))
+            if self._closing:
+                raise QueueFullError("the model is being unloaded")
+            if self._queue.max_size and waiting >= self._queue.max_size:
+                raise QueueFullError(
+                    f"{self._slots} sequences run and {max(waiting, 0)} requests wait, "
+                    f"as many as queue.max_size allows; try again later"
+                )
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Turn away what waits, finish what runs, and close the engine."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        self._engine.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._running or self._closing):
+                    self._changed.wait()
+                if self._closing and not self._running and not self._waiting:
+                    return
+            self._turn_away()
+            self._drop_cancelled()
+            self._admit()
+            if self._running:
+                self._step()
+            self._report()
+
+    def _turn_away(self) -> None:
+        """Answer those whose time in the line is over, and all of them once the model is unloaded."""
+        now = time.monotonic()
+        with self._changed:
+            waiting = list(self._waiting)
+            if self._closing:
+                over = waiting
+            elif self._queue.timeout_action == "reject":
+                over = [job for job in waiting if job.deadline is not None and job.deadline <= now]
+            else:
+                over = []
+            for job in over:
+                self._waiting.remove(job)
+        for job in over:
+            if self._closing:
+                job.fail(Failure.UNAVAILABLE, "the model is being unloaded", self._meter)
+            else:
+                waited = now - job.arrived
+                job.fail(Failure.TIMEOUT, f"the request waited {waited:.3f} s for a free place", self._meter)
+
+    def _drop_cancelled(self) -> None:
+        """Forget requests whose clients are gone."""
+        for key in [key for key, job in self._running.items() if job.reply.gone()]:
+            self._engine.cancel(key)
+            self._running.pop(key).fail(Failure.CANCELLED, "the client cancelled the request", self._meter)
+        with self._changed:
+            waiting = list(self._waiting)
+        for job in waiting:
+            if job.reply.gone():
+                with self._changed:
+                    self._waiting.remove(job)
+                job.fail(Failure.CANCELLED, "the client cancelled the request", self._meter)
+
+    def _admit(self) -> None:
+        """Fill the free places, in order of arrival."""
+        while len(self._running) < self._slots and (job := self._next()):
+            self._last_key += 1
+            try:
+                self._engine.add(self._last_key, job.prompt, job.params)
+            except RefusedError as error:
+                job.fail(Failure.INVALID, str(error), self._meter)
+                continue
+            job.admitted(self._meter)
+            self._running[self._last_key] = job
+
+    def _next(self) -> Job | None:
+        """Take the first in the line; those whose time is over come last (``timeout_action: delay``)."""
+        now = time.monotonic()
+        with self._changed:
+            if not self._waiting:
+                return None
+            in_time = (job for job in self._waiting if job.deadline is None or job.deadline > now)
+            job = next(in_time, self._waiting[0])
+            self._waiting.remove(job)
+            return job
+
+    def _step(self) -> None:
+        """Compute once, and send what came of it."""
+        try:
+            news = self._engine.step()
+        except Exception as error:  # whatever the engine throws concerns all that are in it
+            self._fail_all(error)
+            return
+        self._failures = 0
+        self._meter.add({metrics.STEPS: 1})
+        for key, progress in news.items():
+            job = self._running.get(key)
+            if job is not None and self._advance(key, job, progress):
+                del self._running[key]
+
+    def _advance(self, key: int, job: Job, progress: Progress) -> bool:
+        """Send a sequence's news; True if it is over."""
+        if progress.error is not None:
+            job.fail(Failure.ENGINE, progress.error, self._meter)
+            return True
+        stopped = job.take(progress, self._meter)
+        if stopped and progress.finish is None:
+            self._engine.cancel(key)
+        finish = FinishReason.STOP if stopped else progress.finish
+        job.send(finish, self._meter)
+        return finish is not None
+
+    def _fail_all(self, error: Exception) -> None:
+        """Give up all sequences in the engine after a step that failed."""
+        message = f"the engine failed: {error}"
+        for key, job in self._running.items():
+            self._engine.cancel(key)
+            job.fail(Failure.ENGINE, message, self._meter)
+        self._running.clear()
+        self._failures += 1
+        if self._failures >= _FAILED_STEPS:
+            self._broken(message)
+
+    def _report(self) -> None:
+        """Set the gauges."""
+        stats = self._engine.stats()
+        self._meter.set(metrics.RUNNING, len(self._running))
+        self._meter.set(metrics.WAITING, len(self._waiting))
+        self._meter.set(metrics.KV_USED, stats.kv_used if self._running else 0.0)

@@ -1,0 +1,155 @@
+"""OpenVINO GenAI's ``ContinuousBatchingPipeline`` on a CPU: paged KV cache, prefix cache, chunked prefill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+from numpy.typing import NDArray
+
+from ..threads import engine_threads
+from .protocol import EngineStats, FinishReason, Progress, RefusedError, SamplingParams
+from .settings import BLOCK, GeneratorSettings
+
+_FINISHED = {
+    genai.GenerationFinishReason.STOP: FinishReason.STOP,
+    genai.GenerationFinishReason.LENGTH: FinishReason.LENGTH,
+}
+_NO_ROOM = "the engine dropped the sequence, as its KV cache cannot hold it; raise generation.kv_cache_mib"
+
+
+class OpenVinoGenerator:
+    """One pipeline with its own scheduler.
+
+    Greedy answers do not depend on neighbours as long as numbers are computed in float32 and cached in 16
+    or 32 bits: one row's sums then never depend on how many rows are computed with it.
+
+    Args:
+        folder: The version folder, with ``openvino_model.xml`` and the converted tokenizer.
+        settings: Sizes and precisions.
+
+    Raises:
+        RuntimeError: From OpenVINO, if the model cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, settings: GeneratorSettings) -> None:
+        """Load the model and run it once, so that the first user does not pay for that."""
+        self._settings = settings
+        blocks = settings.kv_cache_tokens // BLOCK
+        self.kv_tokens = blocks * BLOCK
+        scheduler = genai.SchedulerConfig()
+        scheduler.num_kv_blocks = blocks
+        scheduler.max_num_seqs = settings.max_num_seqs
+        scheduler.max_num_batched_tokens = settings.max_num_batched_tokens
+        scheduler.enable_prefix_caching = settings.prefix_caching
+        scheduler.dynamic_split_fuse = True
+        properties: dict[str, object] = {
+            "INFERENCE_NUM_THREADS": engine_threads(settings.threads),
+            "INFERENCE_PRECISION_HINT": settings.compute,
+            "KV_CACHE_PRECISION": settings.kv_cache_precision,
+        }
+        if settings.prompt_lookup_tokens:
+            properties["prompt_lookup"] = True
+        self._pipeline = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+        self._handles: dict[int, genai.GenerationHandle] = {}
+        self._warm_up()
+
+    def add(self, key: int, prompt: NDArray[np.int64], params: SamplingParams) -> None:
+        """Hand a sequence to the scheduler."""
+        if params.adapter is not None:
+            raise RefusedError(
+                f"adapter is {params.adapter!r}, and openvino-genai has one set of LoRA adapters for all "
+                "sequences; leave it out, or serve the model with engine tensorrt-llm"
+            )
+        try:
+            config = self._config(params)
+            config.validate()
+            handle = self._pipeline.add_request(key, ov.Tensor(prompt[None, :]), config)
+        except (RuntimeError, TypeError) as error:
+            raise RefusedError(f"openvino-genai refuses the request: {_first_line(error)}") from error
+        self._handles[key] = handle
+
+    def cancel(self, key: int) -> None:
+        """Drop the handle; the scheduler frees the blocks at the start of its next step."""
+        handle = self._handles.pop(key, None)
+        if handle is not None:
+            handle.cancel()
+
+    def step(self) -> Mapping[int, Progress]:
+        """Let the scheduler compute one step, then read the tokens."""
+        if not self._pipeline.has_non_finished_requests():
+            return {}
+        self._pipeline.step()
+        news = {}
+        for key, handle in self._handles.items():
+            if handle.can_read():
+                # One sequence a request: beams and several answers are not offered.
+                (output,) = handle.read().values()
+                finish = _FINISHED.get(output.finish_reason)
+                news[key] = Progress(output.generated_ids, output.generated_log_probs, finish)
+            elif handle.get_status() == genai.GenerationStatus.IGNORED:
+                news[key] = Progress(error=_NO_ROOM)
+        for key, progress in news.items():
+            if progress.finish is not None or progress.error is not None:
+                del self._handles[key]
+        return news
+
+    def stats(self) -> EngineStats:
+        """Read the pipeline's own numbers."""
+        metrics = self._pipeline.get_metrics()
+        return EngineStats(
+            sequences=len(self._handles),
+            scheduled=metrics.scheduled_requests,
+            kv_used=metrics.cache_usage / 100,
+        )
+
+    def close(self) -> None:
+        """Cancel what is left, and let one step free it."""
+        for key in list(self._handles):
+            self.cancel(key)
+        if self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
+
+    def _config(self, params: SamplingParams) -> genai.GenerationConfig:
+        """The engine's words for the parameters."""
+        config = genai.GenerationConfig()
+        config.max_new_tokens = params.max_tokens
+        config.min_new_tokens = params.min_tokens
+        config.ignore_eos = params.ignore_eos
+        stops = self._settings.stop_token_ids
+        if stops and not params.ignore_eos:
+            config.eos_token_id = stops[0]
+            config.stop_token_ids = set(stops)
+        config.repetition_penalty = params.repetition_penalty
+        config.presence_penalty = params.presence_penalty
+        config.frequency_penalty = params.frequency_penalty
+        config.logprobs = int(params.log_probs)
+        if params.temperature > 0:
+            config.do_sample = True
+            config.temperature = params.temperature
+            config.top_p = params.top_p
+            config.rng_seed = params.seed
+            if params.top_k:
+                config.top_k = params.top_k
+        if params.json_schema is not None:
+            config.structured_output_config = genai.StructuredOutputConfig(json_schema=params.json_schema)
+        if self._settings.prompt_lookup_tokens:
+            config.num_assistant_tokens = self._settings.prompt_lookup_tokens
+            config.max_ngram_size = 3
+        return config
+
+    def _warm_up(self) -> None:
+        """Generate a few tokens: kernels are compiled, memory is taken."""
+        params = SamplingParams(max_tokens=2, ignore_eos=True)
+        self.add(0, np.zeros(min(16, self._settings.max_length - 2), dtype=np.int64), params)
+        while self._handles:
+            self.step()
+
+
+def _first_line(error: Exception) -> str:
+    """OpenVINO's messages begin with the place in its sources; what is wrong stands on the last line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

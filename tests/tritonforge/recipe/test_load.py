@@ -121,7 +121,10 @@ def test_any_recipe_survives_being_printed(tmp_path_factory: pytest.TempPathFact
             MINIMAL + "batching: {max_batch_size: 4, preferred_batch_sizes: [2, 8]}\n",
             ["batching", "preferred_batch_sizes [8] exceed max_batch_size 4"],
         ),
-        (MINIMAL + "engine: torch\n", ["engine", "'tensorrt', 'openvino-genai' or 'tensorrt-llm'", "not 'torch'"]),
+        (
+            MINIMAL + "engine: torch\n",
+            ["engine", "'tensorrt', 'openvino-genai' or 'tensorrt-llm'", "not 'torch'"],
+        ),
         (MINIMAL + "precision: int3\n", ["precision", "'int8-dynamic'", "not 'int3'"]),
         (MINIMAL + "task: rerank\n", ["task", "'auto', 'embedding', 'classification' or 'generation'"]),
         (MINIMAL + "max_length: -1\n", ["max_length", "greater than 0", "'auto'", "not -1"]),

@@ -57,12 +57,10 @@ class Vocabulary:
             )
         else:
             visible = [token is not None for token in tokens]
-            fallback = "ByteFallback" in kinds
-            bytelike = frozenset(
-                index
-                for index, token in enumerate(tokens)
-                if fallback and token and BYTE_TOKEN.fullmatch(token)
-            )
+            bytelike: frozenset[int] = frozenset()
+            if "ByteFallback" in kinds:
+                matches = (BYTE_TOKEN.fullmatch(token or "") for token in tokens)
+                bytelike = frozenset(index for index, match in enumerate(matches) if match)
             self.decoder = lambda: _WindowDecoder(tokenizer, visible, bytelike)
 
 
@@ -229,7 +227,7 @@ def _visible_tokens(tokenizer: Tokenizer) -> list[str | None]:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: a printable character of Latin-1 for its own byte, one from U+0100 on for each other."""
+    """GPT-2's alphabet: printable Latin-1 stands for its own byte, U+0100 and on for the other bytes."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

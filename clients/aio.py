@@ -23,6 +23,7 @@ from clients.errors import (
     SharedMemoryError,
     UnavailableError,
 )
+from clients.generating_aio import AsyncGenerating
 from clients.shared_memory import HINT, RELEASE_PAUSES, Region, RegionPool, SharedRequest, region_lost
 from clients.transports import AsyncGrpcTransport, AsyncHttpTransport, AsyncTransport, ProtocolName
 
@@ -31,7 +32,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class AsyncClient:
+class AsyncClient(AsyncGenerating):
     """An asyncio client of one model on a Triton server.
 
     ::
@@ -89,6 +90,7 @@ class AsyncClient:
         core.check_settings(url, protocol, timeout, concurrency, batch_size)
         self.model = model
         self.version = version
+        self._timeout = timeout
         self._batch_size = batch_size
         self._concurrency = concurrency
         self._retry = retry or RetryPolicy()

@@ -25,6 +25,7 @@ from clients.errors import (
     SharedMemoryError,
     UnavailableError,
 )
+from clients.generating import Generating
 from clients.shared_memory import HINT, RELEASE_PAUSES, Region, RegionPool, SharedRequest, region_lost
 from clients.transports import GrpcTransport, HttpTransport, ProtocolName, Transport
 
@@ -33,7 +34,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class Client:
+class Client(Generating):
     """A blocking client of one model on a Triton server.
 
     ::
@@ -91,6 +92,7 @@ class Client:
         core.check_settings(url, protocol, timeout, concurrency, batch_size)
         self.model = model
         self.version = version
+        self._timeout = timeout
         self._batch_size = batch_size
         self._concurrency = concurrency
         self._retry = retry or RetryPolicy()

@@ -122,7 +122,8 @@ class ModelMetadata:
         raise InvalidRequestError(
             f"model {self.name} has no output {name!r}; it has {names}",
             status="INVALID_ARGUMENT",
-            hint="call embed() on embedding models and classify() on classification models",
+            hint="call embed() on embedding models, classify() on classification models, "
+            "generate(), stream() or chat() on generation models",
         )
 
     def width(self, name: str) -> int:

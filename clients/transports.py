@@ -2,8 +2,8 @@
 
 Why they look as they do:
 
-* **gRPC, sync**: ``tritonclient.grpc`` is thread-safe (streams aside, which these clients do not use)
-  and multiplexes all requests over one HTTP/2 connection.
+* **gRPC, sync**: ``tritonclient.grpc`` is thread-safe (its streams aside; for generation see
+  :mod:`clients.calls`) and multiplexes all requests over one HTTP/2 connection.
 * **gRPC, asyncio**: one channel for the life of the client. grpcio releases little of a channel that
   is dropped without ``close()`` (triton-inference-server/client#731), so channels are neither made
   for each request nor left to the garbage collector.
@@ -24,8 +24,19 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
+from clients.calls import (
+    AsyncCall,
+    AsyncGrpcCall,
+    AsyncHttpCall,
+    Call,
+    GrpcCall,
+    HttpCall,
+    grpc_request,
+    http_path,
+)
 from clients.core import ModelMetadata
-from clients.errors import translate
+from clients.errors import ClientError, translate
+from clients.generation import Fields
 
 T = TypeVar("T")
 
@@ -41,6 +52,9 @@ class Transport(Protocol):
 
     def infer(self, model: str, version: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
         """Run one request and return tritonclient's result."""
+
+    def start(self, model: str, version: str, fields: Fields, timeout: float) -> Call:
+        """Begin a generation request."""
 
     def ready(self, model: str, version: str) -> bool:
         """Return whether the model is ready."""
@@ -97,7 +111,8 @@ class GrpcTransport:
         self.tensors: Any = tritonclient.grpc
         self._url = url
         self._timeout = timeout
-        self._common = {"headers": dict(headers), "client_timeout": timeout}
+        self._headers = dict(headers)
+        self._common = {"headers": self._headers, "client_timeout": timeout}
         self._client = tritonclient.grpc.InferenceServerClient(url, **_grpc_options(options))
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -109,6 +124,11 @@ class GrpcTransport:
     def infer(self, model: str, version: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
         """Run one request and return tritonclient's result."""
         return self._call(self._client.infer, model, inputs, model_version=version, outputs=outputs)
+
+    def start(self, model: str, version: str, fields: Fields, timeout: float) -> Call:
+        """Begin a generation request."""
+        request = grpc_request(model, version, fields)
+        return GrpcCall(self._client._client_stub, self._headers, request, self._url, timeout)
 
     def ready(self, model: str, version: str) -> bool:
         """Return whether the model is ready."""
@@ -173,6 +193,10 @@ class AsyncTransport:
         """Run one request and return tritonclient's result."""
         return await self._call(self._client.infer, model, inputs, model_version=version, outputs=outputs)
 
+    def start(self, model: str, version: str, fields: Fields, timeout: float) -> AsyncCall:
+        """Begin a generation request."""
+        raise NotImplementedError
+
     async def ready(self, model: str, version: str) -> bool:
         """Return whether the model is ready."""
         return bool(await self._call(self._client.is_model_ready, model, version))
@@ -210,6 +234,11 @@ class AsyncGrpcTransport(AsyncTransport):
     def _each_call(self) -> dict[str, Any]:
         return {**super()._each_call(), "client_timeout": self._timeout}
 
+    def start(self, model: str, version: str, fields: Fields, timeout: float) -> AsyncCall:
+        """Begin a generation request."""
+        request = grpc_request(model, version, fields)
+        return AsyncGrpcCall(self._client._client_stub, self._headers, request, self._url, timeout)
+
 
 class AsyncHttpTransport(AsyncTransport):
     """HTTP on asyncio: one aiohttp connection pool."""
@@ -222,6 +251,11 @@ class AsyncHttpTransport(AsyncTransport):
         # their own timeout.
         defaults = {"conn_timeout": self._timeout, "conn_limit": 0}
         self._client = tritonclient.http.aio.InferenceServerClient(self._url, **{**defaults, **options})
+
+    def start(self, model: str, version: str, fields: Fields, timeout: float) -> AsyncCall:
+        """Begin a generation request; the first read sends it."""
+        path = http_path(model, version)
+        return AsyncHttpCall(self._client, self._headers, path, fields, self._url, timeout)
 
 
 class HttpTransport:
@@ -253,12 +287,26 @@ class HttpTransport:
         self.tensors: Any = self._inner.tensors
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            call.close()
+            raise ClientError("the client is closed", status="CANCELLED", hint="make a new one")
         future = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:
             return future.result()
         except BaseException:
             future.cancel()  # Ctrl-C in the waiting thread must end the request too
             raise
+
+    def _soon(self, action: Callable[[], None]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(action)
+
+    async def _cancel_all(self) -> None:
+        # Streams that other threads still read: on a stopped loop they would wait for ever.
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -268,6 +316,14 @@ class HttpTransport:
     def infer(self, model: str, version: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
         """Run one request and return tritonclient's result."""
         return self._run(self._inner.infer(model, version, inputs, outputs))
+
+    def start(self, model: str, version: str, fields: Fields, timeout: float) -> Call:
+        """Begin a generation request; the first read sends it."""
+
+        async def make() -> AsyncCall:
+            return self._inner.start(model, version, fields, timeout)
+
+        return HttpCall(self._run(make()), self._run, self._soon)
 
     def ready(self, model: str, version: str) -> bool:
         """Return whether the model is ready."""
@@ -288,6 +344,7 @@ class HttpTransport:
     def close(self) -> None:
         """Close the connection pool and end the thread."""
         try:
+            self._run(self._cancel_all())
             self._run(self._inner.close())
         finally:
             self._stop()

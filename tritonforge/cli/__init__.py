@@ -1,4 +1,4 @@
-"""The command line: ``tritonforge build | benchmark | serve | predict | doctor``."""
+"""The command line: ``tritonforge build | serve | predict | chat | doctor`` and others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from rich.text import Text
 from tritonforge import __version__
 from tritonforge.cli.benchmark import benchmark
 from tritonforge.cli.build import build
+from tritonforge.cli.chat import chat
 from tritonforge.cli.demo import demo
+from tritonforge.cli.demo_chat import demo_chat
 from tritonforge.cli.doctor import doctor
 from tritonforge.cli.estimate import estimate
 from tritonforge.cli.predict import predict
@@ -21,7 +23,7 @@ from tritonforge.console import err_console, print_json
 from tritonforge.errors import TritonForgeError
 
 app = typer.Typer(
-    help="From a transformer model folder to a served, padding-free Triton ensemble.",
+    help="From a transformer model folder to a served Triton model: padding-free encoders, text generation.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,8 +34,10 @@ app.command()(validate)
 app.command()(estimate)
 app.command()(serve)
 app.command()(predict)
+app.command()(chat)
 app.command()(doctor)
 app.command()(demo)
+app.command()(demo_chat)
 
 
 def _print_version(wanted: bool) -> None:

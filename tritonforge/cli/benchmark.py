@@ -61,6 +61,12 @@ def benchmark(
     ]
     overrides = [[key for key in pair if not key.endswith("=")] for pair in chosen]
     loaded = [load_recipe(recipe, [*(set_ or []), *keys]) for keys in overrides]
+    if any(one.task == "generation" for one in loaded):
+        raise UsageError(
+            "benchmark measures encoders only, and this recipe generates text",
+            where=str(recipe),
+            mend=f"python -m loadtest.bench_generation {recipe}",
+        )
     sizes, tokens = _numbers(batch, "--batch"), _lengths(lengths)
     require("benchmarking", "build", "torch", "transformers", "onnx", "openvino", "jinja2", "matplotlib")
     from build_engines.benchmark import Grid, run_benchmark, served_precisions, write_benchmark

@@ -17,7 +17,7 @@ from rich.table import Table
 from tritonforge.cli.build import build
 from tritonforge.cli.extras import require
 from tritonforge.console import console
-from tritonforge.errors import ServerError
+from tritonforge.errors import ServerError, UsageError
 from tritonforge.recipe import load_recipe
 from tritonforge.server import ServerOptions, TritonServer
 
@@ -49,7 +49,12 @@ def demo(
     require("the demo", "build", "tritonclient")
     from clients import Client
 
-    name = load_recipe(recipe).name
+    loaded = load_recipe(recipe)
+    if loaded.task == "generation":
+        raise UsageError(
+            "this recipe generates text", where=str(recipe), mend=f"tritonforge demo-chat {recipe}"
+        )
+    name = loaded.name
     build(recipe, repository=repository, build_dir=build_dir)
     log_path = build_dir / name / "demo-server.log"
     with log_path.open("wb") as log:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tritonforge.cli.extras import require
 from tritonforge.console import console, err_console, print_json
+from tritonforge.errors import UsageError
 from tritonforge.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ def estimate(
 ) -> None:
     """Estimate what RECIPE needs for a load: memory, CPU replicas, GPUs. Nothing is served."""
     loaded = load_recipe(recipe, set_ or [])
+    if loaded.task == "generation":
+        raise UsageError(
+            "estimate knows encoders only, and this recipe generates text",
+            where=str(recipe),
+            mend=f"python -m loadtest.bench_generation {recipe}",
+        )
     require("estimating", "build", "onnx", "safetensors", "openvino", "onnxruntime", "tokenizers")
     from build_engines.estimate.estimate import estimate as work_out
 

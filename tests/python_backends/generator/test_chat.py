@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -257,3 +259,30 @@ def test_what_is_no_conversation_at_all_is_refused(text: str | bytes, message: s
     limit = 100 if "allowed" in message else 1 << 20
     with pytest.raises(ChatTemplateError, match=message):
         parse_messages(text, max_bytes=limit)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "name", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+ROLE_LIKE = st.sampled_from(["user", "assistant", "system", "tool"]) | VALUES
+MESSAGE_LIKE = st.fixed_dictionaries({"role": ROLE_LIKE, "content": st.text(max_size=9) | VALUES}) | VALUES
+
+
+@given(st.lists(MESSAGE_LIKE, max_size=3) | VALUES)
+def test_whatever_comes_is_parsed_or_refused(value: object) -> None:
+    try:
+        messages = parse_messages(json.dumps(value))
+    except ChatTemplateError as error:
+        assert str(error).startswith("messages")
+        assert len(str(error)) < 300
+    else:
+        assert isinstance(value, list)
+        assert len(messages) == len(value)
+        assert all(isinstance(text, str) for message in messages for text in message.values())

@@ -1,0 +1,96 @@
+"""Streams that are left: the server must hear of it, and while the client is open still."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from clients import AsyncClient, Client, ClientError, Piece
+
+SLOW = "!slow 0.1 " + " ".join("abcdefghijklmnopqrstuvwxyz")  # 2.6 s
+
+
+def test_close(generate: Any, settled: Any) -> None:
+    before, after = settled(), {}
+    found, error, answer = generate.pieces(
+        lambda client: client.stream(SLOW), take=3, then=lambda: after.update(settled())
+    )
+    assert after == {**before, "cancelled": before["cancelled"] + 1}
+    assert (len(found), error) == (3, None)
+    assert (answer.text, answer.finish_reason, answer.completion_tokens) == ("a b c", "cancelled", 3)
+    assert answer.prompt_tokens is None
+
+
+def test_leaving_the_loop(generation: Any, protocol: Any, one_cancelled: Any) -> None:
+    def leave(client: Client) -> None:
+        with one_cancelled():
+            for _ in client.stream(SLOW):
+                break
+
+    generation(Client, protocol)(leave)
+
+
+def test_leaving_the_async_loop(generation: Any, protocol: Any, settled: Any) -> None:
+    async def leave(client: AsyncClient) -> dict[str, int]:
+        async for _ in client.stream(SLOW):
+            break
+        found: dict[str, int] = await asyncio.to_thread(settled)
+        return found
+
+    before = settled()
+    after = generation(AsyncClient, protocol)(leave)
+    assert after == {**before, "cancelled": before["cancelled"] + 1}
+
+
+def test_an_exception_in_the_block(generation: Any, protocol: Any, one_cancelled: Any) -> None:
+    def fail(client: Client) -> None:
+        with one_cancelled(), pytest.raises(ZeroDivisionError), client.stream(SLOW) as stream:
+            next(stream)
+            raise ZeroDivisionError
+
+    generation(Client, protocol)(fail)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["generate", "stream"])
+def test_cancelling_the_task(generation: Any, protocol: Any, whole: bool, settled: Any) -> None:
+    async def read(client: AsyncClient) -> None:
+        if whole:
+            await client.generate(SLOW)
+        async for _ in client.stream(SLOW):
+            pass
+
+    async def cancel(client: AsyncClient) -> dict[str, int]:
+        task = asyncio.create_task(read(client))
+        await asyncio.sleep(0.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        found: dict[str, int] = await asyncio.to_thread(settled)
+        return found
+
+    before = settled()
+    after = generation(AsyncClient, protocol)(cancel)
+    assert after == {**before, "cancelled": before["cancelled"] + 1}
+
+
+def test_close_from_another_thread_ends_the_loop(generation: Any, protocol: Any, one_cancelled: Any) -> None:
+    def read(client: Client) -> list[Piece]:
+        with one_cancelled():
+            stream = client.stream(SLOW)
+            threading.Timer(0.5, stream.close).start()
+            return list(stream)
+
+    assert 0 < len(generation(Client, protocol)(read)) < 26
+
+
+def test_closing_the_client_ends_its_streams(generation: Any, protocol: Any, one_cancelled: Any) -> None:
+    def read(client: Client) -> None:
+        threading.Timer(0.5, client.close).start()
+        with pytest.raises(ClientError):
+            list(client.stream(SLOW))
+
+    with one_cancelled():
+        generation(Client, protocol)(read)

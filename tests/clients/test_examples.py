@@ -49,6 +49,23 @@ def test_embedding_examples(server: TritonServer, script: str, says: list[str]) 
         assert text in output
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments", "says"),
+    [
+        ("generate_stream", ["Say é 漢字"], ["Say é 漢字\n(3 tokens, stop)"]),
+        ("generate_http", ["Say é 漢字"], ["Say é 漢字\n(3 tokens, stop)"]),
+        ("generate_many", ["--requests", "5"], ["The number 0 isThe number 0 is", "5 answers, "]),
+    ],
+)
+def test_generation_examples(
+    server: TritonServer, script: str, arguments: list[str], says: list[str]
+) -> None:
+    url = server.http_address if script == "generate_http" else server.grpc_url
+    output = run(script, "--url", url, "--model", "toy_generator", *arguments)
+    for text in says:
+        assert text in output
+
+
 def test_classify_example(server: TritonServer) -> None:
     output = run(
         "classify", "--url", server.grpc_url, "--model", "toy_classifier", "first text", "second text"

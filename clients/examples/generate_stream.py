@@ -38,8 +38,8 @@ def main() -> None:
     with triton.InferenceServerClient(args.url) as client:
         client.start_stream(callback=lambda result, error: answers.put((result, error)))
         client.async_stream_infer(args.model, inputs)
+        finish = None
         try:
-            finish = None
             while finish is None:
                 result, error = answers.get(timeout=60)
                 if error is not None:
@@ -48,7 +48,7 @@ def main() -> None:
                 finish = result.as_numpy("finish_reason")
             print(f"\n({result.as_numpy('completion_tokens')[0]} tokens, {finish[0].decode()})")
         finally:
-            client.stop_stream(cancel_requests=True)
+            client.stop_stream(cancel_requests=finish is None)
 
 
 if __name__ == "__main__":

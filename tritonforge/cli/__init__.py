@@ -64,7 +64,7 @@ def _print_error(error: TritonForgeError) -> None:
         ("mend", "green", error.mend or ""),
     ]
     for name, style, text in lines:
-        if name or text:
+        if text or name == "error":
             err_console.print(Text.assemble((f"{name:>5}  ", style), text), soft_wrap=True)
 
 

@@ -21,16 +21,15 @@ from tritonforge.recipe import load_recipe
 from tritonforge.server import ServerOptions, TritonServer
 
 TURNS = (
-    "Hello! My name is Ada and I live in Lisbon.",
-    "What is my name, and where do I live?",
-    "Write one sentence about that city.",
+    "My dog is called Rex. Give me one tip for walking a dog.",
+    "What is the name of my dog?",  # the first turn says it
+    "What is the capital of France?",
 )
 _MAX_TOKENS = 60
 _COUNTERS_SETTLE_S = 1.0  # the backend hands its counts over after the answers
 _PREFIX = "tritonforge_generation_"
 _COUNTERS = {
     "prompt_tokens_total": "tokens of the prompts",
-    "prefix_cache_hit_tokens_total": "of them found in the KV cache (the chat until then)",
     "tokens_total": "tokens generated",
     "steps_total": "steps of the engine",
     "finished_requests_total": "answers finished",
@@ -98,13 +97,13 @@ def _metrics(page: str, model: str) -> Table:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if f'model="{model}"' in line)
 
     table = Table()
-    table.add_column("metric")
+    table.add_column(_PREFIX)
     table.add_column("meaning")
     table.add_column("value", justify="right")
     for metric, meaning in _COUNTERS.items():
-        table.add_row(_PREFIX + metric, meaning, f"{total(metric):.0f}")
+        table.add_row(metric, meaning, f"{total(metric):.0f}")
     for metric, meaning in _HISTOGRAMS.items():
         count = total(f"{metric}_count")
         mean = f"{total(f'{metric}_sum') / count * 1e3:.1f}" if count else "-"
-        table.add_row(_PREFIX + metric, meaning, mean)
+        table.add_row(metric, meaning, mean)
     return table

@@ -5,9 +5,10 @@
     python -m loadtest.perf_analyzer install
     python -m loadtest.perf_analyzer run --model minilm --concurrency 1:64:8
     python -m loadtest.perf_analyzer run --model minilm --protocol http --url localhost:8000 --json
+    python -m loadtest.perf_analyzer generation --model smollm2 --streams 1,4,16
 
 The texts come from :mod:`loadtest.corpus`, in the recipe's default mix of lengths, and perf_analyzer
-sends them in turn. ``run`` installs the tool if need be.
+sends them in turn. ``run`` and ``generation`` install the tool if need be.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from loadtest import corpus
+from loadtest import corpus, perf_analyzer_generation
 from loadtest.errors import LoadTestError
+from loadtest.perf_analyzer_generation import Form
 from loadtest.perf_analyzer_install import DEFAULT_CACHE, VERSION, install
 from tritonforge.console import console, err_console, print_json
 from tritonforge.errors import TritonForgeError, UsageError
@@ -254,6 +256,38 @@ def run_command(
         print_json(asdict(report))
     else:
         _show(report)
+
+
+@app.command("generation")
+def generation_command(
+    model: Annotated[str, typer.Option(help="generation model to load")] = "smollm2",
+    url: Annotated[str, typer.Option(help="host:port of the gRPC endpoint")] = "localhost:8001",
+    form: Annotated[Form, typer.Option(help="whose names the requests use")] = Form.OWN,
+    streams: perf_analyzer_generation.StreamsOption = "1,4,16",
+    requests: Annotated[int, typer.Option(min=1, help="to measure with each number of streams")] = 32,
+    tokens: Annotated[int, typer.Option(min=1, help="of each answer")] = 64,
+    length_mix: Annotated[
+        str, typer.Option(help="of the prompts: tokens:weight,tokens:weight,…")
+    ] = perf_analyzer_generation.DEFAULT_MIX,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    cache: CacheOption = DEFAULT_CACHE,
+) -> None:
+    """Measure a generation model that streams over gRPC."""
+    counts = perf_analyzer_generation.parse_streams(streams)
+    report = perf_analyzer_generation.measure_generation(
+        install(cache),
+        model=model,
+        url=url,
+        form=form,
+        streams=counts,
+        requests=requests,
+        tokens=tokens,
+        length_mix=length_mix,
+    )
+    if as_json:
+        print_json(asdict(report))
+    else:
+        perf_analyzer_generation.show(report)
 
 
 def main() -> None:

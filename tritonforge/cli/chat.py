@@ -130,6 +130,9 @@ class Chat:
                 continue
             try:
                 self.answer(line)
+            except KeyboardInterrupt:  # just before or after the answer
+                if not self.terminal:
+                    raise
             except ClientError as error:
                 if not self.terminal:
                     raise
@@ -159,7 +162,8 @@ class Chat:
                 for piece in stream:
                     if not self.as_json:
                         write_piece(piece.text)
-            except KeyboardInterrupt:  # the stream has told the server
+            except KeyboardInterrupt:
+                stream.close()
                 if not self.terminal:
                     raise
             finally:

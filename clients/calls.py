@@ -34,8 +34,8 @@ _CONTENTS = {
 }
 # Without it tritonserver puts errors into the stream as texts without a status.
 _STATUS_WANTED = ("triton_grpc_error", "true")
-# The end of what the backend says with UNAVAILABLE, for servers whose HTTP drops the status.
-_TRY_LATER = "try again later"
+# What the backend says with UNAVAILABLE, for servers whose HTTP drops the status.
+_TRY_LATER = ("try again later", "for a free place", "is being unloaded")
 _EVENT_END = b"\n\n"
 
 
@@ -260,7 +260,7 @@ class AsyncHttpCall:
             parsed, message = {}, f"this is not what Triton sends: {text[:200]!r}"
         if message is None:
             return parsed
-        if message.rstrip(".").endswith(_TRY_LATER):
+        if any(words in message for words in _TRY_LATER):
             raise UnavailableError(message, status="UNAVAILABLE")
         raise translate(InferenceServerException(message, status=status), url=self._url, timeout=0)
 

@@ -48,6 +48,9 @@ class Client(Generating):
     connection pool (HTTP). Make it after ``fork()``, not before. Programs patched by gevent should
     use tritonclient itself, as ``loadtest/locustfile.py`` does.
 
+    Models that generate text are asked by :meth:`generate`, :meth:`chat`, :meth:`stream` and
+    :meth:`chat_stream`.
+
     Lists longer than the model's ``max_batch_size`` are sent in several requests at the same time,
     and come back in order.
 

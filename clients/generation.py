@@ -109,7 +109,7 @@ class Completion:
         prompt_tokens: Tokens of the prompt; ``None`` where the end, which tells it, did not come.
         completion_tokens: Tokens generated.
         latency: Seconds from the request to the last piece, retries included.
-        ttft: Seconds to the first piece; ``None`` where the answer came in one.
+        ttft: Seconds to the first piece of a stream; ``None`` for an answer that was asked for as a whole.
     """
 
     text: str

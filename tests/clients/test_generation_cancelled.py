@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +86,29 @@ def test_close_from_another_thread_ends_the_loop(generation: Any, protocol: Any,
             return list(stream)
 
     assert 0 < len(generation(Client, protocol)(read)) < 26
+
+
+def test_streams_that_are_left_leave_nothing_behind(generation: Any, protocol: Any) -> None:
+    def leave(client: Client) -> None:
+        for _ in range(15):
+            next(client.stream("!slow 0.02 a b c d e f g h"))
+
+    def leave_more(client: Client) -> None:
+        leave(client)
+        time.sleep(1)  # gRPC's threads and HTTP's sockets end a moment later
+        before = open_things()
+        leave(client)
+        deadline = time.monotonic() + 5
+        while open_things() > before + 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert open_things() <= before + 2
+
+    generation(Client, protocol)(leave_more)
+
+
+def open_things() -> int:
+    """Files and threads of this process."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir()) + threading.active_count()
 
 
 def test_closing_the_client_ends_its_streams(generation: Any, protocol: Any, one_cancelled: Any) -> None:

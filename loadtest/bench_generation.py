@@ -38,7 +38,7 @@ from loadtest.corpus import LengthMix, make_texts, source
 from loadtest.errors import LoadTestError
 from loadtest.generation_client import Turn, ask_over_grpc, ask_over_sse
 from tritonforge.console import err_console
-from tritonforge.errors import TritonForgeError
+from tritonforge.errors import TritonForgeError, UsageError
 from tritonforge.recipe import load_recipe
 from tritonforge.server import ServerOptions, TritonServer
 
@@ -135,7 +135,10 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             where=str(options.recipe),
             mend="give a recipe with task generation; loadtest.bench_ensemble measures the others",
         )
-    mix = LengthMix.parse(options.mix)
+    try:
+        mix = LengthMix.parse(options.mix)
+    except ValueError as error:
+        raise UsageError(str(error), where="--mix") from error
     with ExitStack() as stack:
         server = stack.enter_context(_server(options, recipe.name))
         config = _get_json(f"{server.http_url}/v2/models/{recipe.name}/config")

@@ -49,3 +49,10 @@ def test_another_task_is_an_error_with_a_mend(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "mend: give a recipe with task generation" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_mix_that_cannot_be_read_is_a_usage_error() -> None:
+    done = run(str(ROOT / "recipes" / "smollm2.yaml"), "--mix", "long")
+    assert done.returncode == 2
+    assert "--mix: not a length mix: 'long'" in done.stderr
+    assert "Traceback" not in done.stderr

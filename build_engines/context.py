@@ -23,6 +23,7 @@ from tritonforge.recipe import Layout, Precision, Recipe
 
 Status = Literal["done", "reused", "skipped", "failed"]
 T = TypeVar("T")
+C = TypeVar("C", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Candidate:
 
 
 @dataclass
-class BuildContext:
-    """State of one build; each step fills in what later ones read.
+class BaseContext:
+    """What every build has, whatever it makes.
 
     Attributes:
         recipe: As loaded.
@@ -103,12 +104,6 @@ class BuildContext:
         force: Publish even what the gate refuses.
         forced: It did refuse, and is published all the same.
         progress: Called with a line for the user when something slow begins.
-        texts: Calibration and held-out text, None where the recipe names none.
-        pruned: Folder of the pruned weights, None where nothing is pruned.
-        reference: The dense float32 model's rows for the held-out texts, float32 [texts, width].
-        quantized: The graphs with Q/DQ, by precision.
-        candidates: What was compiled, by :attr:`Candidate.part`.
-        chosen: What is served.
         keys: Content key of each artefact, by kind.
     """
 
@@ -120,18 +115,6 @@ class BuildContext:
     force: bool = False
     forced: bool = False
     progress: Callable[[str], None] = lambda message: None
-
-    files: ModelFiles | None = None
-    spec: ModelSpec | None = None
-    tokenizer_path: Path | None = None
-    texts: TextSet | None = None
-    pruned: Path | None = None
-    layout: Layout = "packed"
-    onnx_path: Path | None = None
-    reference: NDArray[np.float32] | None = None
-    quantized: dict[Precision, Path] = field(default_factory=dict)
-    candidates: dict[str, Candidate] = field(default_factory=dict)
-    chosen: Candidate | None = None
     keys: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -158,10 +141,36 @@ class BuildContext:
         self.progress(f"{step} {part}")
         return self.store.get_or_make(kind, key, make, again=self.rerun == step)
 
+
+@dataclass
+class BuildContext(BaseContext):
+    """State of an encoder's build; each step fills in what later ones read.
+
+    Attributes:
+        texts: Calibration and held-out text, None where the recipe names none.
+        pruned: Folder of the pruned weights, None where nothing is pruned.
+        reference: The dense float32 model's rows for the held-out texts, float32 [texts, width].
+        quantized: The graphs with Q/DQ, by precision.
+        candidates: What was compiled, by :attr:`Candidate.part`.
+        chosen: What is served.
+    """
+
+    files: ModelFiles | None = None
+    spec: ModelSpec | None = None
+    tokenizer_path: Path | None = None
+    texts: TextSet | None = None
+    pruned: Path | None = None
+    layout: Layout = "packed"
+    onnx_path: Path | None = None
+    reference: NDArray[np.float32] | None = None
+    quantized: dict[Precision, Path] = field(default_factory=dict)
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    chosen: Candidate | None = None
+
     @property
     def model(self) -> ModelFiles:
         """The checked model files."""
-        return _set(self.files, "resolve")
+        return made_by(self.files, "resolve")
 
     @property
     def served_model(self) -> ModelFiles:
@@ -171,22 +180,22 @@ class BuildContext:
     @property
     def settled(self) -> ModelSpec:
         """The settled spec."""
-        return _set(self.spec, "resolve")
+        return made_by(self.spec, "resolve")
 
     @property
     def exported(self) -> Path:
         """The ONNX file."""
-        return _set(self.onnx_path, "export")
+        return made_by(self.onnx_path, "export")
 
     @property
     def tokenizer(self) -> Path:
         """The ``tokenizer.json`` that is served."""
-        return _set(self.tokenizer_path, "tokenize")
+        return made_by(self.tokenizer_path, "tokenize")
 
     @property
     def winner(self) -> Candidate:
         """The engine that is served."""
-        return _set(self.chosen, "gate")
+        return made_by(self.chosen, "gate")
 
     def baseline(self, candidate: Candidate) -> Candidate | None:
         """The same engine's float32, None where it is that itself or there is none."""
@@ -194,12 +203,12 @@ class BuildContext:
         return None if baseline is candidate else baseline
 
 
-class Step(Protocol):
-    """One step of the build."""
+class Step(Protocol[C]):
+    """One step of the build, on the kind of context it is for."""
 
     name: str
 
-    def run(self, context: BuildContext) -> StepOutcome:
+    def run(self, context: C) -> StepOutcome:
         """Do the step.
 
         Raises:
@@ -208,7 +217,7 @@ class Step(Protocol):
         ...
 
 
-def _set(value: T | None, step: str) -> T:
+def made_by(value: T | None, step: str) -> T:
     """The value, which an earlier step must have set."""
     if value is None:
         raise RuntimeError(f"step {step!r} has not run")

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from tritonforge.errors import ModelFilesError
 
 PACKAGE_PREFIX = "package:"
+_TEXT_FILES = {".json", ".txt", ".model", ".jinja"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ModelFiles:
         found = {
             str(path.relative_to(self.folder)): file_sha256(path)
             for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and (path.suffix in {".json", ".txt", ".model"} or path in self.weights)
+            if path.is_file() and (path.suffix in _TEXT_FILES or path in self.weights)
         }
         return found
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from build_engines.cache import build_lock
-from build_engines.context import BuildContext, Status, Step, StepReport
+from build_engines.context import BaseContext, BuildContext, Status, StepOutcome, StepReport
+from build_engines.generation.context import GenerationContext
+from build_engines.generation.steps import GENERATION_STEPS
 from build_engines.report import BuildReport, write_report
 from build_engines.steps import STEP_NAMES, STEPS
 from build_engines.versions import EXPORT_PACKAGES, machine, package_versions
@@ -18,9 +21,25 @@ from tritonforge.errors import BuildError, TritonForgeError, UsageError
 from tritonforge.recipe import Recipe
 
 REPORTED_PACKAGES = (*EXPORT_PACKAGES, "tritonforge", "onnxruntime", "openvino", "nncf", "numpy")
+GENERATION_PACKAGES = (
+    "tritonforge",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "gguf",
+    "openvino",
+    "openvino-genai",
+    "openvino-tokenizers",
+    "nncf",
+    "numpy",
+)
+
+AnyContext = BuildContext | GenerationContext
+_Run = Callable[[], StepOutcome]
 
 
-def build(context: BuildContext, until: str | None = None) -> BuildReport:
+def build(context: AnyContext, until: str | None = None) -> BuildReport:
     """Run the steps in order and write ``report.json``, ``report.md`` and ``report.html``.
 
     Args:
@@ -38,15 +57,15 @@ def build(context: BuildContext, until: str | None = None) -> BuildReport:
         return _build(context, until)
 
 
-def _build(context: BuildContext, until: str | None) -> BuildReport:
+def _build(context: AnyContext, until: str | None) -> BuildReport:
     """Run the steps in a folder that is ours alone."""
     started = datetime.now(UTC)
     reports: list[StepReport] = []
     failure: TritonForgeError | None = None
     try:
-        for step in _steps_until(until):
-            context.progress(step.name)
-            _run(step, context, reports)
+        for name, run in _until(until, steps_of(context)):
+            context.progress(name)
+            _run(name, run, context, reports)
     except TritonForgeError as error:
         failure = error
         raise
@@ -61,23 +80,32 @@ def _build(context: BuildContext, until: str | None) -> BuildReport:
             steps=reports,
             failure=failure,
             machine=machine(),
-            versions=package_versions(REPORTED_PACKAGES),
+            versions=package_versions(
+                GENERATION_PACKAGES if isinstance(context, GenerationContext) else REPORTED_PACKAGES
+            ),
         )
         write_report(report, context.build_dir)
     return report
 
 
-def _run(step: Step, context: BuildContext, reports: list[StepReport]) -> None:
+def steps_of(context: AnyContext) -> dict[str, _Run]:
+    """The steps for what the recipe's task makes, in order, ready to run."""
+    if isinstance(context, GenerationContext):
+        return {step.name: partial(step.run, context) for step in GENERATION_STEPS}
+    return {step.name: partial(step.run, context) for step in STEPS}
+
+
+def _run(name: str, run: _Run, context: BaseContext, reports: list[StepReport]) -> None:
     """Run one step and note what it told, also if it failed and had figures to show."""
     start = time.perf_counter()
 
     def note(status: Status, figures: Mapping[str, Any], notes: tuple[str, ...] = ()) -> None:
         seconds = time.perf_counter() - start
-        repeat = repeat_command(context.recipe_path, step.name)
-        reports.append(StepReport(step.name, status, seconds, dict(figures), notes, repeat))
+        repeat = repeat_command(context.recipe_path, name)
+        reports.append(StepReport(name, status, seconds, dict(figures), notes, repeat))
 
     try:
-        outcome = step.run(context)
+        outcome = run()
     except TritonForgeError as error:
         if error.figures:
             note("failed", error.figures)
@@ -91,18 +119,44 @@ def repeat_command(recipe_path: Path, step: str) -> str:
     return f"tritonforge build {shlex.quote(str(recipe_path))} --rerun {step} --until {step}"
 
 
-def check_step_name(option: str, name: str | None) -> None:
+def step_names(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the steps that a recipe takes."""
+    steps: Sequence[Any] = GENERATION_STEPS if recipe.task == "generation" else STEPS
+    return tuple(step.name for step in steps)
+
+
+def check_step_name(option: str, name: str | None, known: Sequence[str] = STEP_NAMES) -> None:
     """Refuse the name of a step that does not exist."""
-    if name is not None and name not in STEP_NAMES:
-        raise UsageError(f"{option} {name!r} is no step", mend=f"steps are {', '.join(STEP_NAMES)}")
+    if name is not None and name not in known:
+        raise UsageError(f"{option} {name!r} is no step", mend=f"steps are {', '.join(known)}")
 
 
-def _steps_until(last: str | None) -> Iterator[Step]:
+def _until(last: str | None, steps: Mapping[str, _Run]) -> Iterator[tuple[str, _Run]]:
     """Steps up to and with ``last``."""
-    for step in STEPS:
-        yield step
-        if step.name == last:
+    for name, run in steps.items():
+        yield name, run
+        if name == last:
             return
+
+
+def any_context(
+    recipe: Recipe,
+    recipe_path: Path,
+    repository: Path,
+    build_root: Path,
+    rerun: str | None = None,
+    force: bool = False,
+) -> AnyContext:
+    """Set up a build of any task; artefacts and report go to ``build_root/NAME``."""
+    kind = GenerationContext if recipe.task == "generation" else BuildContext
+    return kind(
+        recipe=recipe,
+        recipe_path=recipe_path,
+        repository=repository,
+        build_dir=build_root / recipe.name,
+        rerun=rerun,
+        force=force,
+    )
 
 
 def make_context(
@@ -113,12 +167,16 @@ def make_context(
     rerun: str | None = None,
     force: bool = False,
 ) -> BuildContext:
-    """Set up a build; artefacts and report go to ``build_root/NAME``."""
-    return BuildContext(
-        recipe=recipe,
-        recipe_path=recipe_path,
-        repository=repository,
-        build_dir=build_root / recipe.name,
-        rerun=rerun,
-        force=force,
-    )
+    """Set up an encoder's build.
+
+    Raises:
+        UsageError: If the recipe generates text.
+    """
+    context = any_context(recipe, recipe_path, repository, build_root, rerun, force)
+    if isinstance(context, GenerationContext):
+        raise UsageError(
+            "the recipe generates text, and this is for encoders",
+            where=str(recipe_path),
+            mend="give the recipe of an embedding or classification model",
+        )
+    return context

@@ -299,3 +299,53 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mount
     for folder in mounts:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a Llama of two layers that babbles: its weights are random, its tokenizer and template real."""
+    import torch
+    import transformers
+
+    tokenizer = trained_tokenizer("Qwen2Tokenizer")
+    tokenizer.chat_template = _CHAT_TEMPLATE
+    config = transformers.LlamaConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=128,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(7)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weights in model.parameters():  # wide enough that the likeliest token stands out
+            weights.add_(torch.randn_like(weights) * 0.2)
+    folder = tmp_path_factory.mktemp("tiny_generator")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_generation_repository(tiny_generator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with that Llama, in float16, as ``tinygen``."""
+    from build_engines.pipeline import any_context
+
+    recipe = Recipe.model_validate(
+        {"name": "tinygen", "model": str(tiny_generator), "task": "generation", "threads": {"engine": 1}}
+    )
+    repository = tmp_path_factory.mktemp("tinygen_repository")
+    build(any_context(recipe, Path("tinygen.yaml"), repository, tmp_path_factory.mktemp("tinygen_build")))
+    return repository

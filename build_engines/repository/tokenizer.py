@@ -15,31 +15,41 @@ from tritonforge.errors import ModelFilesError
 _VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
+def load_fast_tokenizer(folder: Path) -> Any:
+    """Load transformers' tokenizer of a model folder.
+
+    Raises:
+        ModelFilesError: If there is none, or none that the Rust library can run.
+    """
+    from transformers import AutoTokenizer
+
+    # Without any of them transformers gives an empty tokenizer, to which every text is unknown.
+    if not any(path for pattern in _VOCABULARY_FILES for path in folder.glob(pattern)):
+        raise ModelFilesError(
+            "there is no tokenizer", where=str(folder), mend="put tokenizer.json beside the weights"
+        )
+    try:
+        loaded: Any = AutoTokenizer.from_pretrained(
+            folder, use_fast=True, local_files_only=True, trust_remote_code=False
+        )
+        loaded.backend_tokenizer.to_str()
+    except Exception as error:  # a damaged file makes transformers and tokenizers raise any class
+        reason = str(error).strip() or type(error).__name__
+        raise ModelFilesError(
+            f"no fast tokenizer can be loaded: {reason.splitlines()[0]}",
+            where=str(folder),
+            mend="put the model's tokenizer.json beside its weights",
+        ) from error
+    return loaded
+
+
 def write_tokenizer(files: ModelFiles, spec: ModelSpec, path: Path) -> None:
     """Write the tokenizer as transformers would use it, without padding or truncation of its own.
 
     Raises:
         ModelFilesError: If there is none, or it knows more tokens than the model.
     """
-    from transformers import AutoTokenizer
-
-    # Without any of them transformers gives an empty tokenizer, to which every text is unknown.
-    if not any(path for pattern in _VOCABULARY_FILES for path in files.folder.glob(pattern)):
-        raise ModelFilesError(
-            "there is no tokenizer", where=str(files.folder), mend="put tokenizer.json beside the weights"
-        )
-    try:
-        loaded: Any = AutoTokenizer.from_pretrained(
-            files.folder, use_fast=True, local_files_only=True, trust_remote_code=False
-        )
-        data = json.loads(loaded.backend_tokenizer.to_str())
-    except Exception as error:  # a damaged file makes transformers and tokenizers raise any class
-        reason = str(error).strip() or type(error).__name__
-        raise ModelFilesError(
-            f"no fast tokenizer can be loaded: {reason.splitlines()[0]}",
-            where=str(files.folder),
-            mend="put the model's tokenizer.json beside its weights",
-        ) from error
+    data = json.loads(load_fast_tokenizer(files.folder).backend_tokenizer.to_str())
     data["padding"] = None
     data["truncation"] = None
     if spec.lowercase:

@@ -1,6 +1,6 @@
-"""The steps of a build, in order."""
+"""The steps of an encoder's build, in order."""
 
-from build_engines.context import Step
+from build_engines.context import BuildContext, Step
 from build_engines.steps.check import CheckStep
 from build_engines.steps.compile import CompileStep
 from build_engines.steps.export import ExportStep
@@ -12,7 +12,7 @@ from build_engines.steps.quantize import QuantizeStep
 from build_engines.steps.resolve import ResolveStep
 from build_engines.steps.tokenize import TokenizeStep
 
-STEPS: tuple[Step, ...] = (
+STEPS: tuple[Step[BuildContext], ...] = (
     ResolveStep(),
     TokenizeStep(),
     PruneStep(),

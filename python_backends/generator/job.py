@@ -120,8 +120,7 @@ class Job:
         tokens, log_probs = list(progress.tokens), list(progress.log_probs)
         self._pieces.append(self.text.push(tokens))
         if self.text.stopped:
-            kept = self.text.kept
-            tokens, log_probs = tokens[:kept], log_probs[:kept]
+            tokens, log_probs = tokens[: self.text.taken], log_probs[: self.text.taken]
         elif progress.finish is not None:
             self._pieces.append(self.text.finish())
         self._tokens += tokens

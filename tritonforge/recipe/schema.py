@@ -6,7 +6,7 @@ report says what it came to.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -233,6 +233,11 @@ class Gate(_Section):
     min_speedup: Annotated[float, Field(ge=0)] = Field(
         default=1.0, description="least speed over the same engine's fp32, on the length mix"
     )
+    perplexity_rise: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto",
+        description="generation: most that the perplexity of held-out text may rise, as a share; auto: 0.02 "
+        "for fp32, fp16 and bf16, 0.05 for int8-weights, 0.25 for int4-weights",
+    )
 
 
 class Generation(_Section):
@@ -286,7 +291,10 @@ class Recipe(_Section):
     engine: EngineChoice = Field(
         default="auto", description="auto: the fastest engine for this machine that passes the gate"
     )
-    precision: PrecisionChoice = Field(default="fp32", description="auto: the fastest that passes the gate")
+    precision: PrecisionChoice = Field(
+        default="fp32",
+        description="auto: the fastest that passes the gate. Where none is named, generation means fp16",
+    )
     calibration: Calibration = Calibration()
     quantization: Quantization = Quantization()
     prune: Prune = Prune()
@@ -320,6 +328,14 @@ class Recipe(_Section):
         if self.engine == "openvino-genai" or self.engine == "tensorrt-llm":  # in two, as mypy narrows
             raise ValueError(f"{self.engine} is no engine for encoders")
         return self.engine
+
+    @model_validator(mode="before")
+    @classmethod
+    def _generate_in_halves(cls, data: Any) -> Any:
+        """Generation reads all weights for each token, so halves are its default."""
+        if isinstance(data, dict) and data.get("task") == "generation":
+            return {"precision": "fp16", **data}
+        return data
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:

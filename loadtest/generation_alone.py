@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from loadtest.generation_client import Answer, Turn
-from python_backends.generator.settings import BLOCK, GeneratorSettings
+from python_backends.generator.settings import GeneratorSettings
 
 _loaded: dict[str, Any] = {}
 
@@ -29,21 +29,10 @@ def load_engine(folder: Path, config: Mapping[str, Any], threads: int) -> None:
         config: The model configuration that the server gives.
         threads: Of the engine.
     """
-    import openvino_genai as genai
+    from python_backends.generator.openvino_genai import load_pipeline
 
     settings = GeneratorSettings.parse(config)
-    scheduler = genai.SchedulerConfig()
-    scheduler.num_kv_blocks = settings.kv_cache_tokens // BLOCK
-    scheduler.max_num_seqs = settings.max_num_seqs
-    scheduler.max_num_batched_tokens = settings.max_num_batched_tokens
-    scheduler.enable_prefix_caching = settings.prefix_caching
-    scheduler.dynamic_split_fuse = True
-    properties = {
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": settings.compute,
-        "KV_CACHE_PRECISION": settings.kv_cache_precision,
-    }
-    _loaded["pipeline"] = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+    _loaded["pipeline"] = load_pipeline(folder, settings, threads)
     _loaded["tokenizer"] = Tokenizer.from_file(str(folder / "tokenizer.json"))
     _loaded["special"] = settings.add_special_tokens
 

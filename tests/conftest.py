@@ -309,7 +309,7 @@ _CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a Llama of two layers that babbles: its weights are random, its tokenizer and template real."""
+    """Folder of a Llama of two layers that babbles: random weights, a real tokenizer and template."""
     import torch
     import transformers
 

@@ -110,7 +110,7 @@ def generator_config(recipe: Recipe, spec: GeneratorSpec, candidate: GeneratorCa
         engine=candidate.engine,
         precision=candidate.precision,
         compute=generation.compute,
-        kv_cache_precision=generation.kv_cache_precision,
+        kv_cache_precision=spec.kv_precision,
         kv_cache_tokens=spec.kv_cache_tokens,
         max_num_seqs=generation.max_num_seqs,
         max_num_batched_tokens=generation.max_num_batched_tokens,

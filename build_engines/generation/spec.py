@@ -8,7 +8,7 @@ from typing import Any
 from build_engines.generation.facts import ModelFacts
 from python_backends.generator.settings import BLOCK
 from tritonforge.errors import RecipeError
-from tritonforge.recipe import Recipe
+from tritonforge.recipe import GeneratorEngine, Recipe
 
 _CONTEXT_FALLBACK = 2048
 _USUAL_LENGTH = 512  # tokens of prompt and answer, to size the KV cache by
@@ -23,6 +23,7 @@ class GeneratorSpec:
         facts: What the model is.
         max_length: Tokens of prompt and answer together, at most.
         max_tokens: Tokens of an answer where the request does not say.
+        kv_precision: Of the KV cache.
         kv_bytes_per_token: Memory that one token takes in the KV cache.
         kv_cache_tokens: Tokens that the cache holds, whole blocks.
         notes: What was assumed or bounded.
@@ -31,6 +32,7 @@ class GeneratorSpec:
     facts: ModelFacts
     max_length: int
     max_tokens: int
+    kv_precision: str
     kv_bytes_per_token: int
     kv_cache_tokens: int
     notes: tuple[str, ...] = field(default=())
@@ -48,27 +50,49 @@ class GeneratorSpec:
             "vocab_size": facts.vocab_size,
             "stop_token_ids": facts.stop_ids,
             "chat_template": facts.chat_template,
+            "kv_precision": self.kv_precision,
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "kv_cache_tokens": self.kv_cache_tokens,
             "kv_cache_mib": round(self.kv_cache_tokens * self.kv_bytes_per_token / _MIB, 1),
         }
 
 
-def settle_generator(recipe: Recipe, facts: ModelFacts) -> GeneratorSpec:
-    """Settle lengths and the size of the KV cache.
+def settle_generator(recipe: Recipe, facts: ModelFacts, engine: GeneratorEngine) -> GeneratorSpec:
+    """Settle lengths, and precision and size of the KV cache.
 
     Raises:
         RecipeError: If the recipe asks for longer sequences than the model or the cache can hold.
     """
     notes: list[str] = []
     max_length = _max_length(recipe, facts, notes)
-    per_token = kv_bytes_per_token(facts, recipe.generation.kv_cache_precision)
+    precision = _kv_precision(recipe, engine)
+    per_token = kv_bytes_per_token(facts, precision)
     max_tokens = min(recipe.generation.max_tokens, max_length // 2)
     if max_tokens < recipe.generation.max_tokens:
         notes.append(f"answers have {max_tokens} tokens where the request does not say: half of max_length")
     return GeneratorSpec(
-        facts, max_length, max_tokens, per_token, _cache_tokens(recipe, max_length, per_token), tuple(notes)
+        facts,
+        max_length,
+        max_tokens,
+        precision,
+        per_token,
+        _cache_tokens(recipe, max_length, per_token),
+        tuple(notes),
     )
+
+
+def _kv_precision(recipe: Recipe, engine: GeneratorEngine) -> str:
+    """The recipe's precision; on auto what keeps exact numbers exact."""
+    asked = recipe.generation.kv_cache_precision
+    if engine == "tensorrt-llm" and asked not in ("auto", "f16"):
+        raise RecipeError(
+            f"tensorrt-llm caches in the 16 bits of the model, not in {asked}",
+            where="generation.kv_cache_precision",
+            mend="leave it on auto",
+        )
+    if asked != "auto":
+        return asked
+    return "f32" if engine == "openvino-genai" and recipe.generation.compute == "f32" else "f16"
 
 
 def kv_bytes_per_token(facts: ModelFacts, precision: str) -> int:

@@ -92,7 +92,7 @@ class PublishedGenerator:
         exact = (
             settings.precision in ("fp32", "fp16")
             and settings.compute == "f32"
-            and settings.kv_cache_precision in ("f16", "f32")
+            and settings.kv_cache_precision == "f32"
         )
         return "exact" if exact else "rounded"
 

@@ -90,6 +90,7 @@ class Job:
         reply: The way back.
         stream: Send each step's piece, not all in one.
         echo: Text that the answer begins with; empty for none.
+        stop_token_ids: End-of-sequence tokens, which are no part of the text, special or not.
         arrived: ``time.monotonic()``.
         deadline: By when it must have left the line; None for no limit.
     """
@@ -100,6 +101,7 @@ class Job:
     reply: Reply
     stream: bool = False
     echo: str = ""
+    stop_token_ids: frozenset[int] = frozenset()
     arrived: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     _pieces: list[str] = field(default_factory=list)
@@ -118,7 +120,8 @@ class Job:
     def take(self, progress: Progress, meter: Meter) -> bool:
         """Add a step's tokens; True if a stop string ends the answer, whose later tokens are dropped."""
         tokens, log_probs = list(progress.tokens), list(progress.log_probs)
-        self._pieces.append(self.text.push(tokens))
+        ends = progress.finish is FinishReason.STOP and bool(tokens) and tokens[-1] in self.stop_token_ids
+        self._pieces.append(self.text.push(tokens[:-1] if ends else tokens))
         if self.text.stopped:
             tokens, log_probs = tokens[: self.text.taken], log_probs[: self.text.taken]
         elif progress.finish is not None:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from . import metrics
 from .job import Failure, Job, Meter
 from .protocol import FinishReason, Generator, Progress, RefusedError
 from .settings import QueueSettings
 
-_IDLE_WAIT_S = 0.2  # a request that waits or idles is looked at this often
+_ASK_WAITING_S = 0.25  # those that wait hold no place, so it is no hurry to learn that one has left
 _FAILED_STEPS = 3  # in a row; the engine is then taken for broken
 
 
@@ -57,6 +58,11 @@ class GenerationLoop:
         self._closing = False
         self._failures = 0
         self._last_key = 0
+        self._prefix_hits = 0
+        self._ask_waiting_at = 0.0
+        # Triton is asked who is gone while the step's answers are sent: both are messages to it to wait for.
+        self._asker = ThreadPoolExecutor(1, thread_name_prefix="cancelled")
+        self._gone: Future[list[int]] | None = None
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 
@@ -70,7 +76,7 @@ class GenerationLoop:
             # Those for whom a place is free do not wait, they have only not been fetched yet.
             waiting = len(self._waiting) - max(0, self._slots - len(self._running))
             if self._closing:
-                raise QueueFullError("the model is being unloaded")
+                raise QueueFullError("the model is being unloaded; try again later")
             if self._queue.max_size and waiting >= self._queue.max_size:
                 raise QueueFullError(
                     f"{self._slots} sequences run and {max(waiting, 0)} requests wait, "
@@ -85,6 +91,7 @@ class GenerationLoop:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        self._asker.shutdown()
         self._engine.close()
 
     def _run(self) -> None:
@@ -116,16 +123,27 @@ class GenerationLoop:
                 self._waiting.remove(job)
         for job in over:
             if self._closing:
-                job.fail(Failure.UNAVAILABLE, "the model is being unloaded", self._meter)
+                job.fail(Failure.UNAVAILABLE, "the model is being unloaded; try again later", self._meter)
             else:
                 waited = now - job.arrived
-                job.fail(Failure.TIMEOUT, f"the request waited {waited:.3f} s for a free place", self._meter)
+                job.fail(
+                    Failure.TIMEOUT,
+                    f"the request waited {waited:.3f} s for a free place; try again later",
+                    self._meter,
+                )
 
     def _drop_cancelled(self) -> None:
         """Forget requests whose clients are gone."""
-        for key in [key for key, job in self._running.items() if job.reply.gone()]:
-            self._engine.cancel(key)
-            self._running.pop(key).fail(Failure.CANCELLED, "the client cancelled the request", self._meter)
+        gone, self._gone = self._gone, None
+        for key in gone.result() if gone is not None else ():
+            job = self._running.pop(key, None)
+            if job is not None:  # else it was over with the same step
+                self._engine.cancel(key)
+                job.fail(Failure.CANCELLED, "the client cancelled the request", self._meter)
+        now = time.monotonic()
+        if now < self._ask_waiting_at:
+            return
+        self._ask_waiting_at = now + _ASK_WAITING_S
         with self._changed:
             waiting = list(self._waiting)
         for job in waiting:
@@ -137,6 +155,10 @@ class GenerationLoop:
     def _admit(self) -> None:
         """Fill the free places, in order of arrival."""
         while len(self._running) < self._slots and (job := self._next()):
+            if not self._engine.has_room(len(job.prompt), job.params):
+                with self._changed:
+                    self._waiting.appendleft(job)
+                return
             self._last_key += 1
             try:
                 self._engine.add(self._last_key, job.prompt, job.params)
@@ -166,22 +188,28 @@ class GenerationLoop:
             return
         self._failures = 0
         self._meter.add({metrics.STEPS: 1})
-        for key, progress in news.items():
-            job = self._running.get(key)
-            if job is not None and self._advance(key, job, progress):
-                del self._running[key]
+        ends = {key: self._take(key, progress) for key, progress in news.items() if key in self._running}
+        # With the last response Triton frees the request: of those that end now nothing may be asked any more.
+        over = {key: self._running.pop(key) for key, finish in ends.items() if finish is not None}
+        self._gone = self._asker.submit(_gone, dict(self._running))
+        for key, job in over.items():
+            finish = ends[key]
+            if isinstance(finish, str):
+                job.fail(Failure.ENGINE, finish, self._meter)
+            else:
+                job.send(finish, self._meter)
+        for key in ends.keys() - over.keys():
+            self._running[key].send(None, self._meter)
 
-    def _advance(self, key: int, job: Job, progress: Progress) -> bool:
-        """Send a sequence's news; True if it is over."""
+    def _take(self, key: int, progress: Progress) -> FinishReason | str | None:
+        """Add a sequence's news to its answer; how it ends, an error in words, or None if it goes on."""
         if progress.error is not None:
-            job.fail(Failure.ENGINE, progress.error, self._meter)
-            return True
-        stopped = job.take(progress, self._meter)
-        if stopped and progress.finish is None:
-            self._engine.cancel(key)
-        finish = FinishReason.STOP if stopped else progress.finish
-        job.send(finish, self._meter)
-        return finish is not None
+            return progress.error
+        if self._running[key].take(progress, self._meter):
+            if progress.finish is None:
+                self._engine.cancel(key)
+            return FinishReason.STOP
+        return progress.finish
 
     def _fail_all(self, error: Exception) -> None:
         """Give up all sequences in the engine after a step that failed."""
@@ -200,3 +228,12 @@ class GenerationLoop:
         self._meter.set(metrics.RUNNING, len(self._running))
         self._meter.set(metrics.WAITING, len(self._waiting))
         self._meter.set(metrics.KV_USED, stats.kv_used if self._running else 0.0)
+        self._meter.set(metrics.KV_TOKENS, self._engine.kv_tokens)
+        if stats.prefix_hit_tokens is not None:
+            self._meter.add({metrics.PREFIX_HITS: stats.prefix_hit_tokens - self._prefix_hits})
+            self._prefix_hits = stats.prefix_hit_tokens
+
+
+def _gone(running: Mapping[int, Job]) -> list[int]:
+    """Keys of those whose clients have cancelled or left."""
+    return [key for key, job in running.items() if job.reply.gone()]

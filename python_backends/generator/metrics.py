@@ -52,7 +52,7 @@ def create_meters(pb_utils: Any, model: str, version: str) -> Meters:
     registry.gauge(WAITING, "Requests that wait for a free place in the engine")
     registry.gauge(KV_USED, "Share of the KV cache's blocks in use")
     registry.gauge(KV_TOKENS, "Tokens that the KV cache holds")
-    registry.counter(PREFIX_HITS, "Prompt tokens that were found in the KV cache")
+    registry.counter(PREFIX_HITS, "Prompt tokens found in the KV cache (OpenVINO: an estimate)")
     return Meters(registry)
 
 

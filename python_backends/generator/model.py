@@ -44,6 +44,8 @@ class TritonPythonModel:
         self._settings = settings = GeneratorSettings.parse(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_truncation()  # what cannot fit is refused, not cut in silence
+        self._tokenizer.no_padding()
         self._vocabulary = Vocabulary(self._tokenizer)
         self._chat = ChatTemplate.from_folder(folder)
         self._codes = {
@@ -53,10 +55,10 @@ class TritonPythonModel:
             Failure.CANCELLED: pb_utils.TritonError.CANCELLED,
             Failure.ENGINE: pb_utils.TritonError.INTERNAL,
         }
+        self._stop_token_ids = frozenset(settings.stop_token_ids)
         engine = load_engine(folder, settings)
         self._kv_tokens = engine.kv_tokens
         self._meters: Meters = metrics.create_meters(pb_utils, args["model_name"], args["model_version"])
-        self._meters.set(metrics.KV_TOKENS, engine.kv_tokens)
         self._loop = GenerationLoop(engine, settings.max_num_seqs, settings.queue, self._meters, _give_up)
         pb_utils.Logger.log_info(
             f"{args['model_name']}: {settings.engine}, {settings.precision} weights, "
@@ -100,13 +102,14 @@ class TritonPythonModel:
             reply=reply,
             stream=asked.stream,
             echo=text if asked.echo else "",
+            stop_token_ids=self._stop_token_ids,
             deadline=self._deadline(request),
         )
 
     def _prompt(self, asked: GenerationRequest) -> tuple[str, NDArray[np.int64]]:
         """The prompt as text and as token ids, int64 [tokens]."""
         if asked.messages is not None:
-            text = self._chat.render(parse_messages(asked.messages))
+            text = self._chat.render(parse_messages(asked.messages, max_bytes=self._settings.max_text_bytes))
             special = False  # the template writes them itself
         else:
             text, special = asked.text or "", self._settings.add_special_tokens

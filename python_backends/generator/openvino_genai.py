@@ -11,6 +11,7 @@ import openvino_genai as genai
 from numpy.typing import NDArray
 
 from ..threads import engine_threads
+from .prefixes import PrefixLedger
 from .protocol import EngineStats, FinishReason, Progress, RefusedError, SamplingParams
 from .settings import BLOCK, GeneratorSettings
 
@@ -24,8 +25,9 @@ _NO_ROOM = "the engine dropped the sequence, as its KV cache cannot hold it; rai
 class OpenVinoGenerator:
     """One pipeline with its own scheduler.
 
-    Greedy answers do not depend on neighbours as long as numbers are computed in float32 and cached in 16
-    or 32 bits: one row's sums then never depend on how many rows are computed with it.
+    With compute ``f32`` and a KV cache in ``f32`` greedy answers are the same whatever runs beside them.
+    Fewer bits round away what differs in the last place between a row alone and one among others, now up
+    and now down, and then near ties between two tokens are decided by the neighbours.
 
     Args:
         folder: The version folder, with ``openvino_model.xml`` and the converted tokenizer.
@@ -40,22 +42,21 @@ class OpenVinoGenerator:
         self._settings = settings
         blocks = settings.kv_cache_tokens // BLOCK
         self.kv_tokens = blocks * BLOCK
-        scheduler = genai.SchedulerConfig()
-        scheduler.num_kv_blocks = blocks
-        scheduler.max_num_seqs = settings.max_num_seqs
-        scheduler.max_num_batched_tokens = settings.max_num_batched_tokens
-        scheduler.enable_prefix_caching = settings.prefix_caching
-        scheduler.dynamic_split_fuse = True
-        properties: dict[str, object] = {
-            "INFERENCE_NUM_THREADS": engine_threads(settings.threads),
-            "INFERENCE_PRECISION_HINT": settings.compute,
-            "KV_CACHE_PRECISION": settings.kv_cache_precision,
-        }
-        if settings.prompt_lookup_tokens:
-            properties["prompt_lookup"] = True
-        self._pipeline = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+        self._pipeline = load_pipeline(folder, settings, engine_threads(settings.threads))
         self._handles: dict[int, genai.GenerationHandle] = {}
+        self._prefixes = PrefixLedger(blocks) if settings.prefix_caching else None
+        self._reserved: dict[int, int] = {}
         self._warm_up()
+
+    def has_room(self, prompt_tokens: int, params: SamplingParams) -> bool:
+        """With prompt lookup, whether all that run could become as long as they may.
+
+        The engine's guesses survive when it preempts a sequence, unchecked (2 of 8 answers were wrong); so it
+        must never have to. Without them it preempts and goes on correctly.
+        """
+        if not self._settings.prompt_lookup_tokens or not self._reserved:
+            return True
+        return sum(self._reserved.values()) + self._blocks(prompt_tokens, params) <= self.kv_tokens // BLOCK
 
     def add(self, key: int, prompt: NDArray[np.int64], params: SamplingParams) -> None:
         """Hand a sequence to the scheduler."""
@@ -64,6 +65,11 @@ class OpenVinoGenerator:
                 f"adapter is {params.adapter!r}, and openvino-genai has one set of LoRA adapters for all "
                 "sequences; leave it out, or serve the model with engine tensorrt-llm"
             )
+        if params.min_tokens and self._settings.prompt_lookup_tokens:
+            raise RefusedError(
+                f"min_tokens is {params.min_tokens}, and openvino-genai does not keep to it while it guesses "
+                "from the prompt (generation.prompt_lookup_tokens); leave it out"
+            )
         try:
             config = self._config(params)
             config.validate()
@@ -71,12 +77,16 @@ class OpenVinoGenerator:
         except (RuntimeError, TypeError) as error:
             raise RefusedError(f"openvino-genai refuses the request: {_first_line(error)}") from error
         self._handles[key] = handle
+        self._reserved[key] = self._blocks(len(prompt), params)
+        if self._prefixes is not None:
+            self._prefixes.begin(key, prompt)
 
     def cancel(self, key: int) -> None:
         """Drop the handle; the scheduler frees the blocks at the start of its next step."""
-        handle = self._handles.pop(key, None)
+        handle = self._handles.get(key)
         if handle is not None:
             handle.cancel()
+            self._forget(key)
 
     def step(self) -> Mapping[int, Progress]:
         """Let the scheduler compute one step, then read the tokens."""
@@ -93,8 +103,10 @@ class OpenVinoGenerator:
             elif handle.get_status() == genai.GenerationStatus.IGNORED:
                 news[key] = Progress(error=_NO_ROOM)
         for key, progress in news.items():
+            if self._prefixes is not None:
+                self._prefixes.grow(key, progress.tokens)
             if progress.finish is not None or progress.error is not None:
-                del self._handles[key]
+                self._forget(key)
         return news
 
     def stats(self) -> EngineStats:
@@ -103,7 +115,8 @@ class OpenVinoGenerator:
         return EngineStats(
             sequences=len(self._handles),
             scheduled=metrics.scheduled_requests,
-            kv_used=metrics.cache_usage / 100,
+            kv_used=metrics.cache_usage / 100,  # it counts in percent
+            prefix_hit_tokens=None if self._prefixes is None else self._prefixes.hits,
         )
 
     def close(self) -> None:
@@ -118,11 +131,11 @@ class OpenVinoGenerator:
         config = genai.GenerationConfig()
         config.max_new_tokens = params.max_tokens
         config.min_new_tokens = params.min_tokens
-        config.ignore_eos = params.ignore_eos
+        # It wants an end-of-sequence token to be named even where there is none to stop at.
         stops = self._settings.stop_token_ids
-        if stops and not params.ignore_eos:
-            config.eos_token_id = stops[0]
-            config.stop_token_ids = set(stops)
+        config.ignore_eos = params.ignore_eos or not stops
+        config.eos_token_id = stops[0] if stops else 0
+        config.stop_token_ids = set(stops or (0,))
         config.repetition_penalty = params.repetition_penalty
         config.presence_penalty = params.presence_penalty
         config.frequency_penalty = params.frequency_penalty
@@ -141,12 +154,49 @@ class OpenVinoGenerator:
             config.max_ngram_size = 3
         return config
 
+    def _blocks(self, prompt_tokens: int, params: SamplingParams) -> int:
+        """Blocks that a sequence may come to hold, its guesses included."""
+        longest = prompt_tokens + params.max_tokens + self._settings.prompt_lookup_tokens + 1
+        return -(-longest // BLOCK)
+
+    def _forget(self, key: int) -> None:
+        """Drop what is kept of a sequence that is over."""
+        del self._handles[key], self._reserved[key]
+        if self._prefixes is not None:
+            self._prefixes.end(key)
+
     def _warm_up(self) -> None:
         """Generate a few tokens: kernels are compiled, memory is taken."""
         params = SamplingParams(max_tokens=2, ignore_eos=True)
         self.add(0, np.zeros(min(16, self._settings.max_length - 2), dtype=np.int64), params)
         while self._handles:
             self.step()
+
+
+def load_pipeline(
+    folder: Path, settings: GeneratorSettings, threads: int
+) -> genai.ContinuousBatchingPipeline:
+    """Load the engine as the settings say.
+
+    Raises:
+        RuntimeError: From OpenVINO, if the model cannot be loaded.
+    """
+    scheduler = genai.SchedulerConfig()
+    scheduler.num_kv_blocks = settings.kv_cache_tokens // BLOCK
+    scheduler.max_num_seqs = settings.max_num_seqs
+    scheduler.max_num_batched_tokens = settings.max_num_batched_tokens
+    scheduler.enable_prefix_caching = settings.prefix_caching
+    scheduler.dynamic_split_fuse = True  # chunked prefill
+    properties: dict[str, object] = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "bf16" if settings.compute == "bf16" else "f32",
+        "KV_CACHE_PRECISION": settings.kv_cache_precision,
+    }
+    if settings.compute != "int8":  # else activations are quantized on the way, in groups of its choice
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+    if settings.prompt_lookup_tokens:
+        properties["prompt_lookup"] = True
+    return genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
 
 
 def _first_line(error: Exception) -> str:

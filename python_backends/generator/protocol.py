@@ -88,7 +88,7 @@ class EngineStats:
         sequences: Sequences that it holds.
         scheduled: Those that the last step computed; fewer than ``sequences`` when the KV cache is full.
         kv_used: Share of the KV cache in use, 0 to 1.
-        prefix_hit_tokens: Prompt tokens found in the cache since the start; None where it does not tell.
+        prefix_hit_tokens: Prompt tokens found in the cache since the start; None where nobody can tell.
     """
 
     sequences: int
@@ -113,6 +113,13 @@ class Generator(Protocol):
 
         Raises:
             RefusedError: A parameter asks for what the engine lacks. Nothing was taken in.
+        """
+        ...
+
+    def has_room(self, prompt_tokens: int, params: SamplingParams) -> bool:
+        """Whether a sequence may be added now; if not, it is asked for again after the next step.
+
+        An engine whose scheduler copes with a full KV cache says yes.
         """
         ...
 

@@ -6,6 +6,7 @@ https://github.com/triton-inference-server/vllm_backend, https://github.com/trit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import secrets
@@ -173,11 +174,20 @@ def _sampling_parameters(text: str | None) -> dict[str, Any]:
                 raise BadRequestError(f"{label} is {value!r}; true or false is needed")
             values[known] = value
         elif known in _NUMBERS:
-            values[known] = _NUMBERS[known].check(label, value)
+            values[known] = _NUMBERS[known].check(label, _number(value))
         else:
             allowed = ", ".join((*_NUMBERS, *_FLAGS, "stop"))
             raise BadRequestError(f"{label} is unknown; allowed: {allowed}")
     return values
+
+
+def _number(value: Any) -> Any:
+    """A number written as a string, as genai-perf sends it and vLLM's backend takes it."""
+    for kind in (int, float):
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = kind(value)
+    return value
 
 
 def _stops(name: str, stops: Any) -> tuple[str, ...]:

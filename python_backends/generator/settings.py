@@ -38,8 +38,8 @@ class GeneratorSettings:
     Attributes:
         engine: One of :data:`ENGINES`.
         precision: Of the weights.
-        compute: Numbers that the engine computes with, ``f32`` or ``bf16``.
-        kv_cache_precision: ``f16``, ``u8`` or ``f32``.
+        compute: Numbers that the engine computes with: ``f32``, ``bf16`` or ``int8`` (activations).
+        kv_cache_precision: ``f32``, ``f16`` or ``u8``.
         kv_cache_tokens: Tokens that the KV cache holds.
         max_num_seqs: Sequences generated at once.
         max_num_batched_tokens: Tokens in one step.
@@ -88,8 +88,8 @@ class GeneratorSettings:
         return cls(
             engine=values.choice("engine", ENGINES),
             precision=values.text("precision", "fp16"),
-            compute=values.choice("compute", ("f32", "bf16"), "f32"),
-            kv_cache_precision=values.choice("kv_cache_precision", ("f16", "u8", "f32"), "f16"),
+            compute=values.choice("compute", ("f32", "bf16", "int8"), "f32"),
+            kv_cache_precision=values.choice("kv_cache_precision", ("f32", "f16", "u8"), "f16"),
             kv_cache_tokens=values.integer("kv_cache_tokens", minimum=BLOCK),
             max_num_seqs=values.integer("max_num_seqs", minimum=1, default=32),
             max_num_batched_tokens=values.integer("max_num_batched_tokens", minimum=1, default=256),

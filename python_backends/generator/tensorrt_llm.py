@@ -85,6 +85,10 @@ class TensorRtLlmGenerator:
         except Exception as error:  # its own class for requests, ValueError and others, as the version has it
             raise RefusedError(f"tensorrt-llm refuses the request: {error}") from error
 
+    def has_room(self, prompt_tokens: int, params: SamplingParams) -> bool:
+        """Its scheduler copes with a full KV cache."""
+        return True
+
     def cancel(self, key: int) -> None:
         """Abort the request; the engine frees its blocks in its next iteration."""
         self._streams.cancel(key)

@@ -254,11 +254,15 @@ class Generation(_Section):
         default="auto",
         description="memory of the KV cache; auto: max_num_seqs times 512 tokens, or max_length if more",
     )
-    kv_cache_precision: Literal["f16", "u8", "f32"] = Field(
-        default="f16", description="u8 halves the cache; greedy answers then depend on their neighbours"
+    kv_cache_precision: Literal["auto", "f32", "f16", "u8"] = Field(
+        default="auto",
+        description="auto: f32 with compute f32, else f16; fewer bits take less memory, and greedy answers "
+        "may then depend on their neighbours",
     )
-    compute: Literal["f32", "bf16"] = Field(
-        default="f32", description="bf16 is faster where the CPU has it; greedy answers may then vary"
+    compute: Literal["f32", "bf16", "int8"] = Field(
+        default="f32",
+        description="f32: greedy answers are the same whatever runs beside them. int8 (activations, for "
+        "weights of 8 or 4 bits) and bf16 are up to twice as fast in batches, and answers may vary",
     )
     prefix_caching: bool = Field(default=True, description="keep the KV blocks of common prompt beginnings")
     prompt_lookup_tokens: NonNegativeInt = Field(
@@ -367,6 +371,9 @@ class Recipe(_Section):
             )
         if self.queue.priority_levels:
             raise ValueError("the engines of generation know no priorities; leave priority_levels at 0")
+        smaller = ("auto", "int8-weights", "int4-weights")
+        if self.generation.compute == "int8" and self.precision not in smaller:
+            raise ValueError("compute int8 needs precision int8-weights or int4-weights")
         for section in ("embedding", "classification", "quantization", "prune", "batching", "cache"):
             if getattr(self, section) != type(getattr(self, section))():
                 raise ValueError(f"`{section}` has no meaning with task generation")

@@ -61,7 +61,7 @@ def settle(context: GenerationContext, step: str) -> tuple[str, ...]:
         code=source_hash(build_engines.__file__, "generation/facts.py"),
     )
     facts = ModelFacts(**json.loads((folder / "facts.json").read_text(encoding="utf-8")))
-    context.spec = settle_generator(context.recipe, facts)
+    context.spec = settle_generator(context.recipe, facts, context.engine)
     return context.spec.notes
 
 

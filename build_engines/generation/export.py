@@ -8,6 +8,7 @@ gathered by ``beam_idx`` before they grow, and scaled dot product attention over
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def export_stateful(model: Any, facts: ModelFacts, path: Path) -> None:
     """
     logging.getLogger("nncf").setLevel(logging.ERROR)
     try:
-        traced = _trace(model, facts)
+        with warnings.catch_warnings():  # the tracer's, of branches that do not depend on the input
+            warnings.simplefilter("ignore")
+            traced = _trace(model, facts)
         _name(traced, facts)
         _make_stateful(traced, facts)
     except ExportError:

@@ -189,7 +189,7 @@ class GenerationLoop:
         self._failures = 0
         self._meter.add({metrics.STEPS: 1})
         ends = {key: self._take(key, progress) for key, progress in news.items() if key in self._running}
-        # With the last response Triton frees the request: of those that end now nothing may be asked any more.
+        # Triton frees a request with its last response; to ask after it then would end the server.
         over = {key: self._running.pop(key) for key, finish in ends.items() if finish is not None}
         self._gone = self._asker.submit(_gone, dict(self._running))
         for key, job in over.items():

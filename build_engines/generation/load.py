@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +63,9 @@ def dequantize_gguf(path: Path, folder: Path) -> None:
     _be_quiet()
     source: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, **_QUIET}
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(**source)
-        read: Any = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **source)
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar that cannot be switched off
+            tokenizer: Any = AutoTokenizer.from_pretrained(**source)
+            read: Any = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **source)
     except ImportError as error:
         raise ModelFilesError(
             f"GGUF cannot be read: {_first_line(error)}", where=str(path), mend="pip install gguf accelerate"

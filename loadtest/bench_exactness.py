@@ -1,0 +1,95 @@
+"""Whether greedy answers depend on what else is generated, and what that freedom would gain in speed.
+
+::
+
+    python -m loadtest.bench_exactness smollm2
+
+takes the published model, asks each prompt alone, then all at once, with each way to compute and to cache.
+It runs the engine in this process; no server is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import json_format, text_format
+from numpy.typing import NDArray
+from rich.table import Table
+from tokenizers import Tokenizer
+from tritonclient.grpc import model_config_pb2 as pb
+
+from python_backends.generator.openvino_genai import OpenVinoGenerator
+from python_backends.generator.protocol import SamplingParams
+from python_backends.generator.settings import GeneratorSettings
+from tritonforge.console import console
+
+_THINGS = (
+    *("tea", "coffee", "bread", "wine", "salt", "silk", "paper", "glass"),
+    *("iron", "gold", "steam", "radio", "maps", "clocks", "rivers"),
+)
+PROMPTS = [f"Tell me about {thing}." for thing in _THINGS] + [
+    f"A short poem on {thing}:" for thing in _THINGS
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run every setting and print one row each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="name of a generation model in the repository")
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--tokens", type=int, default=128, help="of each answer")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS))
+    options = parser.parse_args(arguments)
+
+    config = text_format.Parse(
+        (options.repository / options.model / "config.pbtxt").read_text("utf-8"), pb.ModelConfig()
+    )
+    settings = GeneratorSettings.parse(json.dumps(json_format.MessageToDict(config, True, True)))
+    folders = (options.repository / options.model).glob("[0-9]*")
+    folder = max(folders, key=lambda path: int(path.name))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    prompts = [np.array(tokenizer.encode(text).ids, dtype=np.int64) for text in PROMPTS[: options.prompts]]
+
+    table = Table(title=f"{options.model}, {settings.precision}: {len(prompts)} answers of {options.tokens}")
+    for heading in ("compute", "KV cache", "the same alone and together", "tokens/s alone", "together"):
+        table.add_column(heading, justify="right")
+    ways = [("f32", "f32"), ("f32", "f16"), ("f32", "u8"), ("bf16", "f16")]
+    if settings.precision in ("int8-weights", "int4-weights"):
+        ways.append(("int8", "f16"))
+    for compute, cache in ways:
+        way = replace(settings, compute=compute, kv_cache_precision=cache, max_num_seqs=len(prompts))
+        engine = OpenVinoGenerator(folder, way)
+        start = time.perf_counter()
+        alone = [_answers(engine, [prompt], options.tokens)[0] for prompt in prompts]
+        middle = time.perf_counter()
+        together = _answers(engine, prompts, options.tokens)
+        end = time.perf_counter()
+        engine.close()
+        equal = sum(one == other for one, other in zip(alone, together, strict=True))
+        made = len(prompts) * options.tokens
+        speeds = (f"{made / (middle - start):.0f}", f"{made / (end - middle):.0f}")
+        table.add_row(compute, cache, f"{equal} of {len(prompts)}", *speeds)
+    console.print(table)
+
+
+def _answers(engine: OpenVinoGenerator, prompts: Sequence[NDArray[np.int64]], tokens: int) -> list[list[int]]:
+    """Greedy token ids for all prompts at once."""
+    answers: list[list[int]] = [[] for _ in prompts]
+    for key, prompt in enumerate(prompts):
+        engine.add(key, prompt, SamplingParams(max_tokens=tokens, ignore_eos=True))
+    while any(len(answer) < tokens for answer in answers):
+        for key, progress in engine.step().items():
+            answers[key] += progress.tokens
+    return answers
+
+
+if __name__ == "__main__":
+    main()

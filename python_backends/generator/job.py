@@ -79,7 +79,7 @@ class Meter(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # each is itself, and arrays do not compare
 class Job:
     """A request and its answer so far.
 

@@ -95,6 +95,13 @@ class GenerationLoop:
         self._engine.close()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # a bug: without this thread every client would wait for ever
+            self._broken(f"the loop of generation ended: {type(error).__name__}: {error}")
+            raise
+
+    def _serve(self) -> None:
         while True:
             with self._changed:
                 while not (self._waiting or self._running or self._closing):
@@ -214,13 +221,13 @@ class GenerationLoop:
     def _fail_all(self, error: Exception) -> None:
         """Give up all sequences in the engine after a step that failed."""
         message = f"the engine failed: {error}"
-        for key, job in self._running.items():
-            self._engine.cancel(key)
+        for job in self._running.values():
             job.fail(Failure.ENGINE, message, self._meter)
         self._running.clear()
         self._failures += 1
         if self._failures >= _FAILED_STEPS:
             self._broken(message)
+        self._engine.reset()
 
     def _report(self) -> None:
         """Set the gauges."""

@@ -42,11 +42,11 @@ class OpenVinoGenerator:
         self._settings = settings
         blocks = settings.kv_cache_tokens // BLOCK
         self.kv_tokens = blocks * BLOCK
-        self._pipeline = load_pipeline(folder, settings, engine_threads(settings.threads))
+        self._folder = folder
         self._handles: dict[int, genai.GenerationHandle] = {}
         self._prefixes = PrefixLedger(blocks) if settings.prefix_caching else None
         self._reserved: dict[int, int] = {}
-        self._warm_up()
+        self.reset()
 
     def has_room(self, prompt_tokens: int, params: SamplingParams) -> bool:
         """With prompt lookup, whether all that run could become as long as they may.
@@ -119,6 +119,15 @@ class OpenVinoGenerator:
             prefix_hit_tokens=None if self._prefixes is None else self._prefixes.hits,
         )
 
+    def reset(self) -> None:
+        """Load the pipeline anew: after an exception its scheduler never goes on."""
+        for key in list(self._handles):
+            self._forget(key)
+        if self._prefixes is not None:
+            self._prefixes.clear()
+        self._pipeline = load_pipeline(self._folder, self._settings, engine_threads(self._settings.threads))
+        self._warm_up()
+
     def close(self) -> None:
         """Cancel what is left, and let one step free it."""
         for key in list(self._handles):
@@ -187,6 +196,14 @@ def load_pipeline(
     scheduler.max_num_batched_tokens = settings.max_num_batched_tokens
     scheduler.enable_prefix_caching = settings.prefix_caching
     scheduler.dynamic_split_fuse = True  # chunked prefill
+    properties = compute_properties(settings, threads)
+    if settings.prompt_lookup_tokens:
+        properties["prompt_lookup"] = True
+    return genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+
+
+def compute_properties(settings: GeneratorSettings, threads: int) -> dict[str, object]:
+    """How OpenVINO computes; also for a build that runs the same graph without the scheduler."""
     properties: dict[str, object] = {
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "bf16" if settings.compute == "bf16" else "f32",
@@ -194,9 +211,7 @@ def load_pipeline(
     }
     if settings.compute != "int8":  # else activations are quantized on the way, in groups of its choice
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
-    if settings.prompt_lookup_tokens:
-        properties["prompt_lookup"] = True
-    return genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+    return properties
 
 
 def _first_line(error: Exception) -> str:

@@ -56,6 +56,11 @@ class PrefixLedger:
         """Let go of a sequence; its blocks stay until others need the room."""
         self._tails.pop(key, None)
 
+    def clear(self) -> None:
+        """The cache is empty again; the count stays."""
+        self._cached.clear()
+        self._tails.clear()
+
     def _keep(self, chain: int) -> None:
         self._cached[chain] = None
         self._cached.move_to_end(chain)

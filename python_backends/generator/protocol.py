@@ -138,6 +138,14 @@ class Generator(Protocol):
         """Say how full the engine is."""
         ...
 
+    def reset(self) -> None:
+        """Forget all sequences after a step that raised, and be as new.
+
+        Raises:
+            Exception: The engine cannot be brought back.
+        """
+        ...
+
     def close(self) -> None:
         """Drop all sequences and free the engine."""
         ...

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .protocol import SamplingParams
+from .schema import SchemaError, check_schema
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 512
@@ -215,6 +216,10 @@ def _json_schema(inputs: Mapping[str, NDArray[Any]], max_bytes: int) -> str | No
         raise BadRequestError(f"json_schema is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise BadRequestError("json_schema must be a JSON object")
+    try:
+        check_schema(found)
+    except SchemaError as error:
+        raise BadRequestError(str(error)) from None
     return text
 
 

@@ -91,6 +91,11 @@ class Streams(Generic[Item]):
         if running is not None:
             self._loop.call_soon_threadsafe(running.stream.abort)
 
+    def cancel_all(self) -> None:
+        """Abort every stream."""
+        for key in list(self._running):
+            self.cancel(key)
+
     def step(self) -> dict[int, Progress]:
         """Give what has come since the last call; waits for news for at most :data:`WAIT_S`.
 

@@ -101,6 +101,10 @@ class TensorRtLlmGenerator:
         """The engine's newest statistics, at most about a second old."""
         return engine_stats(self._last, len(self._streams))
 
+    def reset(self) -> None:
+        """Abort what runs; its executor goes on after errors of single requests."""
+        self._streams.cancel_all()
+
     def close(self) -> None:
         """Abort what runs, then end the engine's processes."""
         self._streams.close()

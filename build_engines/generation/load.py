@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from build_engines.model_files import ModelFiles
-from tritonforge.errors import ModelFilesError
+from tritonforge.errors import ExportError, ModelFilesError
 
 _QUIET: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -26,6 +26,7 @@ def load_causal(files: ModelFiles, attention: str) -> Any:
 
     Raises:
         ModelFilesError: If transformers cannot make the model, or weights are missing.
+        ExportError: If its attention has no form that can be exported.
     """
     _be_quiet()
     try:
@@ -39,6 +40,13 @@ def load_causal(files: ModelFiles, attention: str) -> Any:
         )
         model, info = loaded
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
+        if attention == "sdpa" and "scaled_dot_product_attention" in str(error):
+            raise ExportError(
+                f"{files.config.get('model_type')} attends in a way of its own, and the engine pages scaled "
+                "dot product attention only",
+                where=str(files.folder),
+                mend="use a family whose attention is plain: Llama, Qwen2, Qwen3, Mistral, Phi, GPT-2",
+            ) from error
         raise ModelFilesError(
             f"transformers cannot load the model: {_first_line(error)}",
             where=str(files.folder),

@@ -89,9 +89,14 @@ def assemble_generator(
         "build": facts,
     }
     (model / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    link_files(candidate, tokenizer, folder)
+    write_backend(folder, "generator")
+
+
+def link_files(candidate: GeneratorCandidate, tokenizer: Path, folder: Path) -> None:
+    """Put weights, tokenizer and configs side by side, as the engines want them."""
     for path in (*served_files(candidate.folder), *tokenizer.iterdir()):
         link_or_copy(path, folder / path.name)
-    write_backend(folder, "generator")
 
 
 def generator_config(recipe: Recipe, spec: GeneratorSpec, candidate: GeneratorCandidate) -> ModelConfig:

@@ -23,13 +23,14 @@ from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2 as pb
 
 from build_engines.gate.verdict import GateCheck, Verdict
+from build_engines.generation.answers import Answer, run_together
 from build_engines.generation.facts import read_facts
 from build_engines.generation.load import dequantize_gguf, load_causal
 from build_engines.generation.source import GgufFile, find_generator
 from build_engines.model_files import ModelFiles, find_model
 from build_engines.repository.assemble import MANIFEST
 from python_backends.generator.chat import ChatTemplate
-from python_backends.generator.protocol import FinishReason, Generator, RefusedError, SamplingParams
+from python_backends.generator.protocol import FinishReason, Generator
 from python_backends.generator.settings import GeneratorSettings
 from tritonforge.errors import EngineError, RepositoryError, UsageError
 
@@ -124,15 +125,6 @@ def find_generator_version(repository: Path, model: str) -> PublishedGenerator:
             where=str(folder),
             mend="build it again: tritonforge build RECIPE",
         ) from error
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the engine made of one prompt."""
-
-    tokens: list[int]
-    log_probs: list[float]
-    finish: FinishReason
 
 
 @dataclass
@@ -231,34 +223,6 @@ class GeneratorValidation:
         if not found:
             raise UsageError("there is no text to judge by", mend="give a file with at least one line")
         return found, texts
-
-
-def run_together(
-    engine: Generator, prompts: Sequence[Ids], tokens: int, ignore_eos: bool = False
-) -> list[Answer]:
-    """Generate greedily, all prompts at once.
-
-    Raises:
-        EngineError: The engine refused one of them, or gave it up.
-    """
-    params = SamplingParams(max_tokens=tokens, log_probs=True, ignore_eos=ignore_eos)
-    for key, prompt in enumerate(prompts):
-        room = min(tokens, engine.kv_tokens - len(prompt))
-        try:
-            engine.add(key, prompt, params if room == tokens else SamplingParams(room, log_probs=True))
-        except RefusedError as error:
-            raise EngineError(f"the engine refuses a prompt: {error}") from error
-    made: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts]
-    ends: dict[int, FinishReason] = {}
-    while len(ends) < len(prompts):
-        for key, news in engine.step().items():
-            made[key][0].extend(news.tokens)
-            made[key][1].extend(news.log_probs)
-            if news.error is not None:
-                raise EngineError(f"the engine gave an answer up: {news.error}")
-            if news.finish is not None:
-                ends[key] = news.finish
-    return [Answer(*parts, ends[key]) for key, parts in enumerate(made)]
 
 
 def _same_ids(files: ModelFiles, served: Sequence[Ids], texts: Sequence[str]) -> GateCheck:

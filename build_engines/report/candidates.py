@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from build_engines.report.data import BuildReport
 from build_engines.report.formats import cosine, percent, times
@@ -66,6 +66,20 @@ class CandidateRow:
             return "not judged"
         return "pass" if self.verdict["passed"] else "fail"
 
+    @property
+    def merits(self) -> str:
+        """Speed and accuracy of one candidate, as the end of a sentence."""
+        said = ""
+        if self.speedup is not None and self.precision != "fp32":
+            said += f": {times(self.speedup)} the texts per second of {self.engine} fp32"
+        if self.mean_cosine is not None:
+            said += ", at" if said else ": "
+            least = "" if self.min_cosine is None else f" (least {cosine(self.min_cosine)})"
+            said += f" mean cosine {cosine(self.mean_cosine)}{least} on {self.judged_on}"
+        if self.agreement is not None:
+            said += f", {percent(self.agreement)} of the labels the same"
+        return said.replace(":  ", ": ")
+
     def threshold(self, name: str) -> float | None:
         """What the gate holds one of its figures against, None where it does not."""
         found: float | None = _check(self.verdict, name).get("threshold")
@@ -73,7 +87,9 @@ class CandidateRow:
 
 
 def candidate_rows(report: BuildReport) -> list[CandidateRow]:
-    """All candidates, in the order in which they were compiled."""
+    """All candidates, in the order in which they were compiled; none of a generator's build."""
+    if report.recipe.task == "generation":
+        return []
     sizes, parities, speeds = (report.figures(n) for n in ("compile", "check", "measure"))
     gate = report.gate
     verdicts = gate.get("verdicts", {})
@@ -133,8 +149,28 @@ class Headline:
     causes: Sequence[Mapping[str, Any]] = field(default=())
 
 
-def headline(report: BuildReport, rows: Sequence[CandidateRow]) -> Headline:
-    """Say what is served, and how much faster it is than float32, at which accuracy."""
+class Row(Protocol):
+    """What a row of any task says of itself."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def merits(self) -> str:
+        """Speed and accuracy, as the end of a sentence."""
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it is the one to be served."""
+
+    @property
+    def verdict(self) -> Mapping[str, Any] | None:
+        """What the gate said."""
+
+
+def headline(report: BuildReport, rows: Sequence[Row]) -> Headline:
+    """Say what is served, and how fast and how accurate it is."""
     published = report.figures("publish")
     model_failures = _failures(report.gate.get("verdicts", {}).get(MODEL))
     if report.failure:
@@ -152,24 +188,10 @@ def headline(report: BuildReport, rows: Sequence[CandidateRow]) -> Headline:
         return Headline("warn", "partial", f"Built up to the step {ran}; nothing was published.")
     causes = [*model_failures, *_failures(chosen.verdict)]
     state = f"is served, version {published['version']}" if published else "is chosen, and not published yet"
-    sentence = f"{chosen.name} {state}{_merits(chosen)}."
+    sentence = f"{chosen.name} {state}{chosen.merits}."
     if causes:
         return Headline("bad", "forced", f"{sentence} The gate refuses it: it was forced.", causes)
     return Headline("good", "passed" if published else "chosen", sentence)
-
-
-def _merits(row: CandidateRow) -> str:
-    """Speed and accuracy of one candidate, as the end of a sentence."""
-    said = ""
-    if row.speedup is not None and row.precision != "fp32":
-        said += f": {times(row.speedup)} the texts per second of {row.engine} fp32"
-    if row.mean_cosine is not None:
-        said += ", at" if said else ": "
-        least = "" if row.min_cosine is None else f" (least {cosine(row.min_cosine)})"
-        said += f" mean cosine {cosine(row.mean_cosine)}{least} on {row.judged_on}"
-    if row.agreement is not None:
-        said += f", {percent(row.agreement)} of the labels the same"
-    return said.replace(":  ", ": ")
 
 
 def _failures(verdict: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

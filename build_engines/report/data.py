@@ -44,6 +44,11 @@ class BuildReport:
         return step.figures if step else {}
 
     @property
+    def model(self) -> Mapping[str, Any]:
+        """What the model is: found in its folder, or once that was imported."""
+        return {**self.figures("resolve"), **self.figures("import")}
+
+    @property
     def gate(self) -> Mapping[str, Any]:
         """What the gate said, whichever step it ended: ``chosen``, and ``verdicts`` by candidate."""
         said = [step.figures for step in self.steps if "verdicts" in step.figures]

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from build_engines.report.candidates import candidate_rows, headline
 from build_engines.report.data import BuildReport
 from build_engines.report.formats import ABSENT, FILTERS
+from build_engines.report.generators import generator_cells, generator_rows, stream_counts
 from build_engines.report.plots import accuracy_plot
 from build_engines.report.sections import prune_section, quantize_sections, tensorrt_notes
 
@@ -60,14 +61,16 @@ def report_page(report: BuildReport) -> str:
     Returns:
         The page: styles and plots inside, nothing fetched from anywhere.
     """
-    rows = candidate_rows(report)
+    rows, generators = candidate_rows(report), generator_rows(report)
+    streams = stream_counts(generators)
     return (
         environment()
         .get_template("report.html.j2")
         .render(
             report=report,
             rows=rows,
-            headline=headline(report, rows),
+            headline=headline(report, rows or generators),
+            generators=[(row, generator_cells(row, streams)) for row in generators],
             accuracy_plot=accuracy_plot(rows),
             quantized=quantize_sections(report),
             pruned=prune_section(report),

@@ -8,6 +8,7 @@ from typing import Any
 from build_engines.report.candidates import CandidateRow, candidate_rows, headline
 from build_engines.report.data import BuildReport
 from build_engines.report.formats import cosine, figure, megabytes, number, times
+from build_engines.report.generators import GeneratorRow, generator_cells, generator_rows, stream_counts
 
 
 def markdown_lines(report: BuildReport) -> Iterator[str]:
@@ -17,8 +18,8 @@ def markdown_lines(report: BuildReport) -> Iterator[str]:
     outcome = f"**failed**: {report.failure.what}" if report.failure else "**ok**"
     where = f"{report.machine['cpu']}, {report.machine['cores']} cores"
     yield f"{outcome}, {report.started:%Y-%m-%d %H:%M} UTC, on {where}."
-    rows = candidate_rows(report)
-    summary = headline(report, rows)
+    rows, generators = candidate_rows(report), generator_rows(report)
+    summary = headline(report, rows or generators)
     yield from ("", summary.sentence)
     notes = [note for step in report.steps for note in step.notes]
     yield from ("", *(f"- {note}" for note in notes))
@@ -28,6 +29,7 @@ def markdown_lines(report: BuildReport) -> Iterator[str]:
         yield f"| {step.step} | {step.status} | {step.seconds:.2f} | `{step.repeat}` |"
     yield from _model_section(report)
     yield from _engine_section(rows)
+    yield from _generator_section(generators)
     yield from _quantize_section(report.figures("quantize"))
     yield from ("", "## Versions", "", "| package | version |", "| --- | --- |")
     yield from (f"| {name} | {version} |" for name, version in report.versions.items())
@@ -51,7 +53,7 @@ def _refusals(causes: Any) -> Iterator[str]:
 
 def _model_section(report: BuildReport) -> Iterator[str]:
     """Model facts and file hashes."""
-    resolve = report.figures("resolve")
+    resolve = report.model
     if not resolve:
         return
     yield from ("", "## Model", "", "| | |", "| --- | --- |")
@@ -93,6 +95,28 @@ def _engine_section(rows: list[CandidateRow]) -> Iterator[str]:
             f"{row.outcome}, chosen" if row.chosen else row.outcome,
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def _generator_section(rows: list[GeneratorRow]) -> Iterator[str]:
+    """One row for each precision of a generator."""
+    if not rows:
+        return
+    streams = stream_counts(rows)
+    cells = {row.part: generator_cells(row, streams) for row in rows}
+    headings = list(cells[rows[0].part])
+    yield from ("", "## Precisions", "")
+    yield (
+        "Against the model in float32, by transformers. Speed in one process, tokens in, tokens out: all "
+        "streams together."
+    )
+    yield from (
+        "",
+        f"| candidate | {' | '.join(headings)} |",
+        f"| --- {'| ---: ' * (len(headings) - 1)}| --- |",
+    )
+    for row in rows:
+        name = f"**{row.part}**" if row.chosen else row.part
+        yield f"| {name} | {' | '.join(map(_cell, cells[row.part].values()))} |"
 
 
 def _quantize_section(quantized: Mapping[str, Any]) -> Iterator[str]:

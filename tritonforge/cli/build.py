@@ -97,10 +97,9 @@ def _print_report(report: BuildReport, build_dir: Path) -> None:
     for step in report.steps:
         steps.add_row(step.step, step.status, f"{step.seconds:.2f}", "; ".join(step.notes))
     console.print(steps)
-    measure = report.step("measure")
-    if measure and report.recipe.task == "generation":
-        console.print(_generators(report, measure.figures))
-    elif measure:
+    if report.recipe.task == "generation" and report.step("compress"):
+        console.print(_generators(report))
+    elif measure := report.step("measure"):
         console.print(_candidates(report, measure.figures))
     published = report.step("publish")
     if published:
@@ -112,9 +111,24 @@ def _print_report(report: BuildReport, build_dir: Path) -> None:
     console.print(f"report: {build_dir / 'report.html'}", highlight=False)
 
 
-def _generators(report: BuildReport, speeds: Mapping[str, Any]) -> Table:
+def _generators(report: BuildReport) -> Table:
     """One row for each precision of a generator that was tried."""
-    return Table()
+    from build_engines.report.generators import RISE, generator_cells, generator_rows, stream_counts
+
+    rows = generator_rows(report)
+    streams = stream_counts(rows)
+    table = Table()
+    table.add_column("engine, precision", no_wrap=True)
+    for row in rows:
+        # The rest is in the report: a terminal is narrow.
+        shown = ("MB", RISE, "gate")
+        all_cells = generator_cells(row, streams).items()
+        cells = {key: cell for key, cell in all_cells if key in shown or key.startswith("tokens/s")}
+        if not table.rows:
+            for heading in cells:
+                table.add_column(heading, justify="left" if heading == "gate" else "right")
+        table.add_row(row.part, *cells.values())
+    return table
 
 
 def _candidates(report: BuildReport, speeds: Mapping[str, Any]) -> Table:

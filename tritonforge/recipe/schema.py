@@ -236,7 +236,7 @@ class Gate(_Section):
     perplexity_rise: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         default="auto",
         description="generation: most that the perplexity of held-out text may rise, as a share; auto: 0.02 "
-        "for fp32, fp16 and bf16, 0.05 for int8-weights, 0.25 for int4-weights",
+        "for fp32, fp16 and bf16, 0.05 for int8-weights, 0.1 for int4-weights",
     )
 
 

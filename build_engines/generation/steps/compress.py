@@ -41,7 +41,7 @@ class CompressStep:
             context.candidates[part] = GeneratorCandidate(context.engine, precision, folder)
             facts = json.loads((folder / "compress.json").read_text(encoding="utf-8"))
             size = sum(path.stat().st_size for path in served_files(folder))
-            figures[part] = {"bytes": size, **facts}
+            figures[part] = {"engine": context.engine, "bytes": size, **facts}
             if facts.get("note"):
                 notes.append(f"{part}: {facts['note']}")
         return StepOutcome(reused=all_reused, figures=figures, notes=tuple(notes))

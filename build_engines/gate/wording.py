@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,6 @@ def example(fields: Mapping[str, Any]) -> str:
 
 def number(value: float) -> str:
     """A figure with as many digits as say something."""
-    if value == int(value) and abs(value) < 1e6:
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
         return str(int(value))
     return f"{value:.4f}" if abs(value) >= 1e-3 else f"{value:.1e}"

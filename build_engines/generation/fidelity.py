@@ -25,6 +25,8 @@ TOP = 64
 """Likeliest tokens of each place that are compared one by one; all others count as one."""
 NEAR_TIE = 0.1
 """Logits that the reference may have between its token and the engine's: rounding decides such a tie."""
+NO_TIE = 1000.0
+"""In place of these logits, where the reference never thought of the engine's token or one ended before."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ class Likelihood:
         return self.perplexity / self.reference_perplexity - 1
 
     def figures(self) -> dict[str, Any]:
-        """For reports."""
-        return {**asdict(self), "perplexity_rise": self.rise}
+        """For reports; None in place of what is no finite number."""
+        found = {**asdict(self), "perplexity_rise": self.rise}
+        return {key: value if math.isfinite(value) else None for key, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -199,10 +202,10 @@ def compare_answers(answers: Sequence[Answer], reference: Reference) -> Agreemen
             continue
         place = min(len(answer.tokens), len(expected)) if parts is None else parts
         tokens += place
-        apart = math.inf  # it ended elsewhere, or chose what the reference never thought of
-        if parts is not None:
-            at = np.flatnonzero(rivals[place] == answer.tokens[place])
-            apart = float(scores[place, 0] - scores[place, at[0]]) if len(at) else math.inf
+        apart = NO_TIE
+        if parts is not None and answer.tokens[place] in rivals[place]:
+            at = rivals[place].tolist().index(answer.tokens[place])
+            apart = float(scores[place, 0] - scores[place, at])
         worst.append({"prompt": number, "place": place, "apart": apart})
     worst.sort(key=lambda row: -row["apart"])
     return Agreement(len(answers), same, tokens, worst[0]["apart"] if worst else 0.0, tuple(worst[:3]))

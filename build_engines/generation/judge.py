@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from build_engines.gate.verdict import GateCheck, Verdict
@@ -41,18 +40,23 @@ def judge_generator(candidate: GeneratorCandidate, recipe: Recipe) -> Verdict:
 
 
 def _perplexity(candidate: GeneratorCandidate, recipe: Recipe) -> GateCheck:
-    """The rise over float32; NaN and infinity fail."""
+    """The rise over float32."""
     found, allowed = candidate.checked, recipe.gate.perplexity_rise
     limit = RISES[candidate.precision] if allowed == "auto" else allowed
-    rise = float(found["perplexity_rise"])
+    rise: float | None = found["perplexity_rise"]
+    if rise is None:
+        what = "the engine gives no finite numbers"
+    else:
+        what = (
+            f"rise over the model in float32, {found['reference_perplexity']:.3f} to "
+            f"{found['perplexity']:.3f}; same likeliest token at {found['top1']:.1%}"
+        )
     return GateCheck(
         "perplexity",
-        "pass" if rise <= limit else "fail",
+        "pass" if rise is not None and rise <= limit else "fail",
         rise,
         limit,
-        f"rise over the model in float32, {found['reference_perplexity']:.3f} to {found['perplexity']:.3f}, "
-        f"on {found['places']} tokens of {found['source']}; same likeliest token at {found['top1']:.1%}, "
-        f"divergence {found['kl']:.2g} nats",
+        f"{what}, on {found['places']} tokens of {found['source']}",
         mend=_MENDS[candidate.precision],
     )
 
@@ -73,7 +77,7 @@ def _answers(candidate: GeneratorCandidate, recipe: Recipe) -> GateCheck:
     return GateCheck(
         "answers",
         "pass" if found["apart"] <= NEAR_TIE else "fail",
-        found["apart"] if math.isfinite(found["apart"]) else None,
+        found["apart"],
         NEAR_TIE,
         detail,
         tuple(found["worst"]),

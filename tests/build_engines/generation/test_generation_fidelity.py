@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from build_engines.generation.answers import Answer
-from build_engines.generation.fidelity import Reference, compare_answers, read_texts
+from build_engines.generation.fidelity import NO_TIE, Likelihood, Reference, compare_answers, read_texts
 from python_backends.generator.protocol import FinishReason
 
 
@@ -33,9 +32,9 @@ def reference(scores: list[list[float]], rivals: list[list[int]]) -> Reference:
     [
         ([5, 6, 7], 1, 3, 0.0),
         ([5, 9, 1], 0, 1, 0.5),  # what comes after the first difference says nothing
-        ([5, 8, 7], 0, 1, math.inf),  # the reference never thought of it
-        ([5, 6], 0, 2, math.inf),  # it ended too early
-        ([5, 6, 7, 5], 0, 3, math.inf),  # it did not end
+        ([5, 8, 7], 0, 1, NO_TIE),  # the reference never thought of it
+        ([5, 6], 0, 2, NO_TIE),  # it ended too early
+        ([5, 6, 7, 5], 0, 3, NO_TIE),  # it did not end
     ],
 )
 def test_answers_part_at_near_ties_or_they_are_wrong(
@@ -92,3 +91,9 @@ def test_another_model_is_told(
     assert other.context is not None and other.context.exported is not None
     theirs = read_texts(other.context.exported, {"INFERENCE_PRECISION_HINT": "f32"}, kept)
     assert theirs.kl > 0.5 and theirs.top1 < 0.5
+
+
+def test_no_numbers_are_none_in_reports() -> None:
+    found = Likelihood(float("nan"), 3.0, float("inf"), 0.0, 5).figures()
+    assert found["perplexity"] is None and found["kl"] is None and found["perplexity_rise"] is None
+    assert found["reference_perplexity"] == 3.0

@@ -16,6 +16,9 @@ from tritonforge.recipe import Recipe
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", {"num_key_value_heads": 2}),
+    "qwen3": ("Qwen3Config", {"num_key_value_heads": 2, "head_dim": 32}),
+    "phi": ("PhiConfig", {}),
+    "gpt2": ("GPT2Config", {}),
     "mistral": ("MistralConfig", {"num_key_value_heads": 2, "sliding_window": 96}),
     "gpt_neox": ("GPTNeoXConfig", {}),
     "mixtral": ("MixtralConfig", {"num_key_value_heads": 2, "num_local_experts": 4}),
@@ -86,7 +89,7 @@ def tiny_family(tiny_generator: Path, tmp_path_factory: pytest.TempPathFactory) 
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         }
-        if family == "bloom":
+        if family in {"gpt2", "bloom"}:
             del settings["intermediate_size"]
         torch.manual_seed(7)
         made = getattr(transformers, config_class)(**{**settings, **sizes, **config})

@@ -129,6 +129,13 @@ def test_an_encoder_of_the_same_name_goes_away(
 # -- steps
 
 
+def test_all_is_reused(spoilt: Any) -> None:
+    done = statuses(spoilt())
+    assert list(done) == STEPS
+    made = {name for name, status in done.items() if status == "done"}
+    assert made == {"resolve", "gate"} and done["import"] == "skipped"
+
+
 def test_what_a_changed_setting_makes_anew(spoilt: Any) -> None:
     done = statuses(spoilt(generation={"kv_cache_precision": "u8"}))
     assert (done["export"], done["compress"]) == ("reused", "reused")
@@ -179,6 +186,19 @@ def test_what_says_other_things_is_refused_unless_forced(
     forced = spoilt(force=True)
     assert "FORCED" in forced.step("gate").notes[1]
     assert json.loads((spoilt.repository / "toy" / "tritonforge.json").read_text())["build"]["forced"] is True
+
+
+def test_auto_serves_the_fastest_of_all_that_pass(spoilt: Any) -> None:
+    report = spoilt(precision="auto")
+    parts = [f"openvino-genai-{p}" for p in ("fp16", "int8-weights", "int4-weights")]
+    assert list(report.figures("check")) == list(report.figures("measure")) == parts
+    sizes = [report.figures("compress")[part]["bytes"] for part in parts]
+    assert sizes == sorted(sizes, reverse=True)
+    verdicts, rates = report.gate["verdicts"], report.figures("measure")
+    passed = [part for part in parts if verdicts[part]["passed"]]
+    assert report.gate["chosen"] == max(passed, key=lambda part: rates[part]["tokens_per_second"]["8"])
+    published = json.loads((spoilt.repository / "toy" / "tritonforge.json").read_text())["build"]
+    assert f"openvino-genai-{published['precision']}" == report.gate["chosen"]
 
 
 def test_texts_of_the_recipe_are_the_measure(spoilt: Any, tmp_path: Path) -> None:

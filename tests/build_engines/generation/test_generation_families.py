@@ -1,4 +1,4 @@
-"""More families than test_build.py has, long prompts among them; and what cannot be served is refused."""
+"""Families of models: what is served says what transformers says; what cannot be served is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tritonforge.errors import ExportError
 
 
-@pytest.mark.parametrize("family", ["mistral", "gpt_neox"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "phi", "gpt2", "gpt_neox"])
 def test_a_family_is_served_as_it_is(
     tiny_family: Callable[..., Path], family: str, new_builder: Callable[..., Any], tmp_path: Path
 ) -> None:

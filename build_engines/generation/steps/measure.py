@@ -14,7 +14,7 @@ from build_engines.versions import cpu_name, package_versions, source_hash
 
 
 class MeasureStep:
-    """Measures the candidates in turns, each as it will be served."""
+    """Measures the candidates one after the other, each as it will be served."""
 
     name = "measure"
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -157,11 +160,13 @@ class Chat:
             ClientError: The question is then not kept.
         """
         asked = [*self.history, {"role": "user", "content": question}]
-        with self.client.chat_stream(asked, **self.options) as stream:
+        with self.client.chat_stream(asked, **self.options) as stream, _noticing_ctrl_c() as pressed:
             try:
                 for piece in stream:
                     if not self.as_json:
                         write_piece(piece.text)
+                    if pressed.is_set():
+                        raise KeyboardInterrupt
             except KeyboardInterrupt:
                 stream.close()
                 if not self.terminal:
@@ -192,3 +197,22 @@ def _typed() -> Iterator[str]:
             return
         except KeyboardInterrupt:
             err_console.print(Text("\nCtrl-D or /quit ends", "dim"))
+
+
+@contextmanager
+def _noticing_ctrl_c() -> Iterator[threading.Event]:
+    """Remember Ctrl-C besides raising: an exception raised within a callback of gRPC's is lost there."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

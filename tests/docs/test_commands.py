@@ -26,11 +26,11 @@ BLOCK = re.compile(r"^```bash([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
 PORTS = (8000, 8001, 8002)
 SERVES = ("tritonforge serve", "make serve")
-# What is running right now, taken for true by a dry run; and a training that takes minutes, done on fewer mails
-# (tests/recipes says what comes of that) where nobody has trained yet.
+# What is running right now, taken for true by a dry run; and a training of minutes, done on fewer mails where
+# nobody has trained yet.
 DRY = {
     "make test": "make --dry-run test",
-    "python recipes/spam/train.py": "test -d build/models/spam || python recipes/spam/train.py --limit 600",
+    "python recipes/spam/train.py": "[ -d build/models/spam ] || python recipes/spam/train.py --limit 600",
 }
 
 

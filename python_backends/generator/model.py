@@ -76,6 +76,8 @@ class TritonPythonModel:
                 self._refuse(reply, Failure.INVALID, str(error))
             except QueueFullError as error:
                 self._refuse(reply, Failure.UNAVAILABLE, str(error))
+            except Exception as error:  # a bug: it must concern this request only, and be answered
+                self._refuse(reply, Failure.ENGINE, f"the request failed: {type(error).__name__}: {error}")
 
     def finalize(self) -> None:
         """Finish what runs, turn away what waits, hand over the last counts."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from .schema import SchemaError, check_schema
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 512
+_INT32 = (1 << 31) - 1
 _UINT64 = (1 << 64) - 1
 
 
@@ -44,19 +44,19 @@ class _Number:
             word = "a whole number" if self.kind is int else "a number"
             raise BadRequestError(f"{name} is {value!r}; {word} is needed")
         inside = self.low < value if self.above_low else self.low <= value
-        if not (math.isfinite(value) and inside and value <= self.high):
+        if not (inside and value <= self.high):  # NaN is not, either
             least = f"above {self.low:g}" if self.above_low else f"at least {self.low:g}"
-            most = "" if math.isinf(self.high) else f" and at most {self.high:.0f}"
-            raise BadRequestError(f"{name} is {value:g}; it must be {least}{most}")
+            shown = f"{value:g}" if isinstance(value, float) else repr(value)[:40]  # it may have 400 digits
+            raise BadRequestError(f"{name} is {shown}; it must be {least} and at most {self.high}")
         return self.kind(value)
 
 
 _NUMBERS = {
-    "max_tokens": _Number(int, 1, math.inf),
-    "min_tokens": _Number(int, 0, math.inf),
+    "max_tokens": _Number(int, 1, _INT32),
+    "min_tokens": _Number(int, 0, _INT32),
     "temperature": _Number(float, 0, 2),
     "top_p": _Number(float, 0, 1, above_low=True),
-    "top_k": _Number(int, -1, math.inf),
+    "top_k": _Number(int, -1, _INT32),
     "seed": _Number(int, 0, _UINT64),
     "repetition_penalty": _Number(float, 0, 10, above_low=True),
     "presence_penalty": _Number(float, -2, 2),
@@ -200,6 +200,7 @@ def _stops(name: str, stops: Any) -> tuple[str, ...]:
     for stop in stops:
         if not stop:
             raise BadRequestError(f"{name} holds an empty string, which would end every answer at once")
+        _require_text(name, stop)
         if len(stop.encode()) > MAX_STOP_BYTES:
             raise BadRequestError(f"{name} holds a string of more than {MAX_STOP_BYTES} bytes")
     return tuple(dict.fromkeys(stops))
@@ -216,6 +217,7 @@ def _json_schema(inputs: Mapping[str, NDArray[Any]], max_bytes: int) -> str | No
         raise BadRequestError(f"json_schema is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise BadRequestError("json_schema must be a JSON object")
+    _require_text("json_schema", json.dumps(found, ensure_ascii=False))
     try:
         check_schema(found)
     except SchemaError as error:
@@ -241,6 +243,14 @@ def _decode(name: str, item: Any) -> str:
         return bytes(item).decode()
     except UnicodeDecodeError as error:
         raise BadRequestError(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _require_text(name: str, text: str) -> None:
+    """JSON can escape half of a surrogate pair, which no UTF-8 has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequestError(f"{name} holds {text[error.start]!r}, which is no character") from None
 
 
 def _flag(inputs: Mapping[str, NDArray[Any]], name: str, *, default: bool = False) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 INTERVAL = 0.2
@@ -49,7 +49,6 @@ class Counters:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._interval = interval
-        self._others: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._hand_over, name="metrics", daemon=True)
         self._thread.start()
 
@@ -57,10 +56,6 @@ class Counters:
         """Count; ``amounts`` are non-negative, by counter name."""
         with self._lock:
             self._pending.update(amounts)
-
-    def also(self, hand_over: Callable[[], None]) -> None:
-        """Call this at each hand-over, too."""
-        self._others.append(hand_over)
 
     def close(self) -> None:
         """Hand over what is left and stop the thread."""
@@ -78,12 +73,10 @@ class Counters:
         for name, amount in pending.items():
             if amount:
                 self._metrics[name].increment(amount)
-        for hand_over in self._others:
-            hand_over()
 
 
-class Meters:
-    """Counters, gauges and histograms that cost the hot path no message to the server.
+class Meters(Counters):
+    """Counters with gauges and histograms beside them, handed over the same way.
 
     Args:
         registry: Has created them; kept, so that their families stay.
@@ -93,15 +86,9 @@ class Meters:
     def __init__(self, registry: Registry, interval: float = INTERVAL) -> None:
         """Start the thread that hands the numbers over."""
         self._registry = registry
-        self._counters = Counters(registry.metrics, interval)
-        self._lock = threading.Lock()
         self._gauges: dict[str, float] = {}
         self._observed: list[tuple[str, float]] = []
-        self._counters.also(self._flush)
-
-    def add(self, amounts: Mapping[str, int]) -> None:
-        """Count; ``amounts`` are non-negative, by counter name."""
-        self._counters.add(amounts)
+        super().__init__(registry.metrics, interval)
 
     def set(self, name: str, value: float) -> None:
         """Set a gauge; only the last value before a hand-over is seen."""
@@ -113,18 +100,15 @@ class Meters:
         with self._lock:
             self._observed.append((name, value))
 
-    def close(self) -> None:
-        """Hand over what is left and stop the thread."""
-        self._counters.close()
-
     def _flush(self) -> None:
+        super()._flush()
         with self._lock:
             gauges, self._gauges = self._gauges, {}
             observed, self._observed = self._observed, []
         for name, value in gauges.items():
-            self._registry.metrics[name].set(value)
+            self._metrics[name].set(value)
         for name, value in observed:
-            self._registry.metrics[name].observe(value)
+            self._metrics[name].observe(value)
 
 
 class Registry:

@@ -5,25 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import metrics
-from .protocol import FinishReason, Progress, SamplingParams
+from .protocol import Failure, FinishReason, Progress, SamplingParams
 from .text import TextStream
-
-
-class Failure(Enum):
-    """Why a request gets an error; the value is its label in the metrics."""
-
-    INVALID = "invalid"
-    UNAVAILABLE = "rejected"
-    TIMEOUT = "timeout"
-    CANCELLED = "cancelled"
-    ENGINE = "error"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from . import metrics
-from .job import Failure, Job, Meter
-from .protocol import FinishReason, Generator, Progress, RefusedError
+from .job import Job, Meter
+from .protocol import Failure, FinishReason, Generator, Progress, RefusedError
 from .settings import QueueSettings
 
 _ASK_WAITING_S = 0.25  # those that wait hold no place, so it is no hurry to learn that one has left

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..metrics import Meters, Registry
-from .protocol import FinishReason
+from .protocol import Failure, FinishReason
 
 PREFIX = "tritonforge_generation_"
 FIRST_TOKEN = PREFIX + "time_to_first_token_seconds"
@@ -22,13 +22,7 @@ KV_USED = PREFIX + "kv_cache_usage_ratio"
 KV_TOKENS = PREFIX + "kv_cache_capacity_tokens"
 PREFIX_HITS = PREFIX + "prefix_cache_hit_tokens_total"
 
-REASONS = (
-    *(reason.value for reason in FinishReason),
-    "error",  # the engine failed
-    "invalid",  # a wrong parameter
-    "rejected",  # the queue was full
-    "timeout",  # it waited too long
-)
+REASONS = tuple(dict.fromkeys(reason.value for reason in (*FinishReason, *Failure)))
 """Label values of :data:`FINISHED`; each request ends with one of them."""
 
 _LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

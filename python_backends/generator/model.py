@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 from ..metrics import Meters
 from . import metrics
 from .chat import ChatTemplate, ChatTemplateError, parse_messages
-from .job import Failure, Job, Piece
+from .job import Job, Piece
 from .loop import GenerationLoop, QueueFullError
-from .protocol import Generator
+from .protocol import Failure, Generator
 from .request import BadRequestError, GenerationRequest, parse_request, read_inputs
 from .room import settle_max_tokens
 from .settings import GeneratorSettings

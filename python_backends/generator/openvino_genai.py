@@ -75,7 +75,7 @@ class OpenVinoGenerator:
             config.validate()
             handle = self._pipeline.add_request(key, ov.Tensor(prompt[None, :]), config)
         except (RuntimeError, TypeError) as error:
-            raise RefusedError(f"openvino-genai refuses the request: {_first_line(error)}") from error
+            raise RefusedError(f"openvino-genai refuses the request: {last_line(error)}") from error
         self._handles[key] = handle
         self._reserved[key] = self._blocks(len(prompt), params)
         if self._prefixes is not None:
@@ -214,7 +214,7 @@ def compute_properties(settings: GeneratorSettings, threads: int) -> dict[str, o
     return properties
 
 
-def _first_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """OpenVINO's messages begin with the place in its sources; what is wrong stands on the last line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -17,11 +17,20 @@ from numpy.typing import NDArray
 
 
 class FinishReason(Enum):
-    """Why a sequence ended; the words of OpenAI's API, where it has one."""
+    """Why a sequence ended, in the words of OpenAI's API."""
 
     STOP = "stop"
     LENGTH = "length"
+
+
+class Failure(Enum):
+    """Why a request gets an error; the value is its label in the metrics."""
+
+    INVALID = "invalid"
+    UNAVAILABLE = "rejected"
+    TIMEOUT = "timeout"
     CANCELLED = "cancelled"
+    ENGINE = "error"
 
 
 class RefusedError(ValueError):

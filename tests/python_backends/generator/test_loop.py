@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2 as pb
 
 from python_backends.generator import metrics
-from python_backends.generator.job import Failure, Job, Piece
+from python_backends.generator.job import Job, Piece
 from python_backends.generator.loop import GenerationLoop, QueueFullError
 from python_backends.generator.openvino_genai import OpenVinoGenerator
-from python_backends.generator.protocol import FinishReason, Progress, SamplingParams
+from python_backends.generator.protocol import Failure, FinishReason, Progress, SamplingParams
 from python_backends.generator.settings import GeneratorSettings, QueueSettings
 from python_backends.generator.text import TextStream, Vocabulary
 

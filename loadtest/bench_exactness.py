@@ -11,22 +11,19 @@ It runs the engine in this process; no server is needed.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from google.protobuf import json_format, text_format
-from numpy.typing import NDArray
 from rich.table import Table
 from tokenizers import Tokenizer
-from tritonclient.grpc import model_config_pb2 as pb
 
+from build_engines.generation.answers import Ids, run_together
+from build_engines.generation.validate import find_generator_version
 from python_backends.generator.openvino_genai import OpenVinoGenerator
-from python_backends.generator.protocol import SamplingParams
-from python_backends.generator.settings import GeneratorSettings
+from python_backends.generator.protocol import Generator
 from tritonforge.console import console
 
 _THINGS = (
@@ -49,12 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))
     options = parser.parse_args(arguments)
 
-    config = text_format.Parse(
-        (options.repository / options.model / "config.pbtxt").read_text("utf-8"), pb.ModelConfig()
-    )
-    settings = GeneratorSettings.parse(json.dumps(json_format.MessageToDict(config, True, True)))
-    folders = (options.repository / options.model).glob("[0-9]*")
-    folder = max(folders, key=lambda path: int(path.name))
+    published = find_generator_version(options.repository, options.model)
+    settings, folder = published.settings, published.folder
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     prompts = [np.array(tokenizer.encode(text).ids, dtype=np.int64) for text in PROMPTS[: options.prompts]]
 
@@ -80,15 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(table)
 
 
-def _answers(engine: OpenVinoGenerator, prompts: Sequence[NDArray[np.int64]], tokens: int) -> list[list[int]]:
+def _answers(engine: Generator, prompts: Sequence[Ids], tokens: int) -> list[list[int]]:
     """Greedy token ids for all prompts at once."""
-    answers: list[list[int]] = [[] for _ in prompts]
-    for key, prompt in enumerate(prompts):
-        engine.add(key, prompt, SamplingParams(max_tokens=tokens, ignore_eos=True))
-    while any(len(answer) < tokens for answer in answers):
-        for key, progress in engine.step().items():
-            answers[key] += progress.tokens
-    return answers
+    return [answer.tokens for answer in run_together(engine, prompts, tokens, ignore_eos=True)]
 
 
 if __name__ == "__main__":

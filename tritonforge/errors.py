@@ -103,3 +103,9 @@ class RepositoryError(TritonForgeError):
 
 class ServerError(TritonForgeError):
     """tritonserver could not be found, started, or did not become ready."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign exception says, on one line: its message's first, or its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def run_together(
     for key, prompt in enumerate(prompts):
         room = min(tokens, engine.kv_tokens - len(prompt))
         try:
-            engine.add(key, prompt, params if room == tokens else SamplingParams(room, log_probs=True))
+            engine.add(key, prompt, replace(params, max_tokens=room))
         except RefusedError as error:
             raise EngineError(f"the engine refuses a prompt: {error}") from error
     made: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts]

@@ -12,7 +12,7 @@ import openvino as ov
 
 from build_engines.generation.export import IR
 from build_engines.repository.assemble import link_or_copy
-from tritonforge.errors import EngineError
+from tritonforge.errors import EngineError, first_line
 from tritonforge.recipe import GeneratorPrecision
 
 GROUPS = (128, 64, 32)
@@ -44,7 +44,7 @@ def compress(exported: Path, precision: GeneratorPrecision, folder: Path) -> dic
             model, facts = _fewer_bits(model, precision)
         except (RuntimeError, ValueError) as error:
             raise EngineError(
-                f"weights cannot be compressed: {str(error).splitlines()[0]}",
+                f"weights cannot be compressed: {first_line(error)}",
                 where=f"precision {precision}",
                 mend="set precision: fp16",
             ) from error

@@ -20,7 +20,7 @@ from openvino._offline_transformations import apply_make_stateful_transformation
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from build_engines.generation.facts import ModelFacts
-from tritonforge.errors import ExportError
+from tritonforge.errors import ExportError, first_line
 
 IR = "openvino_model.xml"
 _TOKEN_INPUTS = ("input_ids", "attention_mask", "position_ids")
@@ -50,7 +50,7 @@ def export_stateful(model: Any, facts: ModelFacts, path: Path) -> None:
         raise
     except Exception as error:  # transformers' code, torch's tracer and OpenVINO's front end raise any class
         raise ExportError(
-            f"{facts.architecture} cannot be traced: {str(error).strip().splitlines()[0][:300]}",
+            f"{facts.architecture} cannot be traced: {first_line(error)[:300]}",
             where="export",
             mend="use a family whose attention is plain: Llama, Qwen2, Qwen3, Mistral, Phi, GPT-2",
         ) from error

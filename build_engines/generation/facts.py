@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from build_engines.model_files import ModelFiles
-from tritonforge.errors import ModelFilesError
+from tritonforge.errors import ModelFilesError, first_line
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 _PLAIN_LAYERS = {"full_attention", "sliding_attention", "attention"}
@@ -87,7 +87,7 @@ def _config(files: ModelFiles) -> Any:
         config: Any = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
         raise ModelFilesError(
-            f"transformers does not know this model: {_first_line(error)}",
+            f"transformers does not know this model: {first_line(error)}",
             where=str(files.folder / "config.json"),
             mend="use a family that transformers has; models that need code of their own are not run",
         ) from error
@@ -153,8 +153,3 @@ def _stop_ids(files: ModelFiles, config: Any, tokenizer: Any) -> list[int]:
 def _integer(value: Any) -> int | None:
     """A positive number, or None."""
     return int(value) if isinstance(value, int | float) and 0 < value < 1e9 else None
-
-
-def _first_line(error: Exception) -> str:
-    """First line of an exception's text."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
+from build_engines.export.load import be_quiet, for_inference, load_pretrained
 from build_engines.model_files import ModelFiles
-from tritonforge.errors import ExportError, ModelFilesError
-
-_QUIET: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+from tritonforge.errors import ExportError, ModelFilesError, first_line
 
 
 def load_causal(files: ModelFiles, attention: str) -> Any:
@@ -28,30 +26,17 @@ def load_causal(files: ModelFiles, attention: str) -> Any:
         ModelFilesError: If transformers cannot make the model, or weights are missing.
         ExportError: If its attention has no form that can be exported.
     """
-    _be_quiet()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            files.folder,
-            attn_implementation=attention,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            **_QUIET,
-        )
-        model, info = loaded
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
-        if attention == "sdpa" and "scaled_dot_product_attention" in str(error):
+        model, info = load_pretrained(AutoModelForCausalLM, files, attention)
+    except ModelFilesError as error:
+        if attention == "sdpa" and "scaled_dot_product_attention" in str(error.__cause__):
             raise ExportError(
                 f"{files.config.get('model_type')} attends in a way of its own, and the engine pages scaled "
                 "dot product attention only",
                 where=str(files.folder),
                 mend="use a family whose attention is plain: Llama, Qwen2, Qwen3, Mistral, Phi, GPT-2",
             ) from error
-        raise ModelFilesError(
-            f"transformers cannot load the model: {_first_line(error)}",
-            where=str(files.folder),
-            mend="check config.json against the weights; models that need code of their own are not run",
-        ) from error
+        raise
     lacking = sorted([*info["missing_keys"], *map(str, info.get("mismatched_keys", ()))])
     if lacking:
         raise ModelFilesError(
@@ -59,7 +44,7 @@ def load_causal(files: ModelFiles, attention: str) -> Any:
             where=str(files.folder),
             mend="fetch the weights again",
         )
-    return _for_inference(model)
+    return for_inference(model)
 
 
 def dequantize_gguf(path: Path, folder: Path) -> None:
@@ -68,21 +53,24 @@ def dequantize_gguf(path: Path, folder: Path) -> None:
     Raises:
         ModelFilesError: If transformers cannot read it.
     """
-    _be_quiet()
-    source: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, **_QUIET}
+    be_quiet()
+    source: dict[str, Any] = {
+        "pretrained_model_name_or_path": path.parent,
+        "gguf_file": path.name,
+        "local_files_only": True,
+        "trust_remote_code": False,
+    }
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # a bar that cannot be switched off
             tokenizer: Any = AutoTokenizer.from_pretrained(**source)
             read: Any = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **source)
     except ImportError as error:
         raise ModelFilesError(
-            f"GGUF cannot be read: {_first_line(error)}", where=str(path), mend="pip install gguf accelerate"
+            f"GGUF cannot be read: {first_line(error)}", where=str(path), mend="pip install gguf accelerate"
         ) from error
-    except (
-        Exception
-    ) as error:  # a damaged file or an unknown family raises any class in gguf and transformers
+    except Exception as error:  # damaged files and unknown families raise any class there
         raise ModelFilesError(
-            f"transformers cannot read this GGUF file: {_first_line(error)}",
+            f"transformers cannot read this GGUF file: {first_line(error)}",
             where=str(path),
             mend="fetch the file again, or give the model's safetensors",
         ) from error
@@ -94,21 +82,3 @@ def dequantize_gguf(path: Path, folder: Path) -> None:
     model.tie_weights()
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _for_inference(model: Any) -> Any:
-    """No dropout, no gradients."""
-    model.eval()
-    model.requires_grad_(False)
-    return model
-
-
-def _be_quiet() -> None:
-    """What transformers would warn of is checked here; its bars would tear the command's own."""
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-
-
-def _first_line(error: Exception) -> str:
-    """First line of an exception's text."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

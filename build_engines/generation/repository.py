@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 from build_engines.generation.context import GeneratorCandidate
 from build_engines.generation.spec import GeneratorSpec
 from build_engines.generation.steps.compress import served_files
-from build_engines.repository.assemble import MANIFEST, link_or_copy, write_backend
-from build_engines.repository.config import ModelConfig, set_parameters, to_pbtxt
+from build_engines.repository.assemble import begin_model, link_or_copy, write_backend
+from build_engines.repository.config import ModelConfig, set_parameters
 from tritonforge.recipe import Recipe
 
 # Names, types and sizes as in Triton's vLLM backend, and as aliases those of the TensorRT-LLM backend.
@@ -76,11 +75,6 @@ def assemble_generator(
     Raises:
         OSError: If the disk is full.
     """
-    model = staging / recipe.name
-    folder = model / str(version)
-    folder.mkdir(parents=True)
-    config = generator_config(recipe, spec, candidate)
-    (model / "config.pbtxt").write_text(to_pbtxt(config), encoding="utf-8")
     manifest = {
         "recipe": recipe.name,
         "key": key,
@@ -88,7 +82,7 @@ def assemble_generator(
         "models": [recipe.name],
         "build": facts,
     }
-    (model / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    folder = begin_model(staging, generator_config(recipe, spec, candidate), manifest)
     link_files(candidate, tokenizer, folder)
     write_backend(folder, "generator")
 

@@ -23,6 +23,22 @@ def served_settings(context: GenerationContext, candidate: GeneratorCandidate) -
     return GeneratorSettings.parse(json_format.MessageToDict(config, preserving_proto_field_name=True))
 
 
+def open_engine(folder: Path, settings: GeneratorSettings, where: str, mend: str) -> Generator:
+    """Load OpenVINO GenAI's engine from files side by side.
+
+    Raises:
+        EngineError: If it cannot be loaded.
+    """
+    from python_backends.generator.openvino_genai import OpenVinoGenerator, last_line
+
+    try:
+        return OpenVinoGenerator(folder, settings)
+    except RuntimeError as error:
+        raise EngineError(
+            f"openvino-genai does not load the model: {last_line(error)}", where=where, mend=mend
+        ) from error
+
+
 @contextmanager
 def loaded_engine(
     context: GenerationContext, candidate: GeneratorCandidate, kv_tokens: int
@@ -32,23 +48,18 @@ def loaded_engine(
     Raises:
         EngineError: If it cannot be loaded.
     """
-    from python_backends.generator.openvino_genai import OpenVinoGenerator
-
     settings = served_settings(context, candidate)
     settings = replace(
         settings, kv_cache_tokens=min(settings.kv_cache_tokens, -(-kv_tokens // BLOCK) * BLOCK)
     )
     with tempfile.TemporaryDirectory(prefix=".load-", dir=context.build_dir) as folder:
         link_files(candidate, context.tokenizer, Path(folder))
-        try:
-            engine = OpenVinoGenerator(Path(folder), settings)
-        except RuntimeError as error:
-            lines = str(error).strip().splitlines()
-            raise EngineError(
-                f"openvino-genai does not load the model: {lines[-1] if lines else error!r}",
-                where=candidate.part,
-                mend="it pages plain attention only: use another model, or engine tensorrt-llm",
-            ) from error
+        engine = open_engine(
+            Path(folder),
+            settings,
+            where=candidate.part,
+            mend="it pages plain attention only: use another model, or engine tensorrt-llm",
+        )
         try:
             yield engine
         finally:

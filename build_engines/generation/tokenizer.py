@@ -8,7 +8,7 @@ from typing import Any
 from build_engines.generation.facts import ModelFacts
 from build_engines.model_files import ModelFiles
 from build_engines.repository.tokenizer import load_fast_tokenizer
-from tritonforge.errors import ExportError, ModelFilesError
+from tritonforge.errors import ExportError, ModelFilesError, first_line
 
 _SERVED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -53,7 +53,7 @@ def convert_for_openvino(tokenizer: Any, folder: Path) -> None:
         there, back = convert_tokenizer(tokenizer, with_detokenizer=True)
     except Exception as error:  # of any class, by the part that is not known
         raise ExportError(
-            f"the tokenizer cannot be converted for OpenVINO: {str(error).strip().splitlines()[0]}",
+            f"the tokenizer cannot be converted for OpenVINO: {first_line(error)}",
             where="tokenize",
             mend="use a model with a byte-pair, unigram or WordPiece tokenizer",
         ) from error

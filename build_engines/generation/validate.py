@@ -26,13 +26,14 @@ from build_engines.gate.verdict import GateCheck, Verdict
 from build_engines.generation.answers import Answer, run_together
 from build_engines.generation.facts import read_facts
 from build_engines.generation.load import dequantize_gguf, load_causal
+from build_engines.generation.serving import open_engine
 from build_engines.generation.source import GgufFile, find_generator
 from build_engines.model_files import ModelFiles, find_model
 from build_engines.repository.assemble import MANIFEST
 from python_backends.generator.chat import ChatTemplate
-from python_backends.generator.protocol import FinishReason, Generator
+from python_backends.generator.protocol import FinishReason
 from python_backends.generator.settings import GeneratorSettings
-from tritonforge.errors import EngineError, RepositoryError, UsageError
+from tritonforge.errors import RepositoryError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -177,7 +178,8 @@ class GeneratorValidation:
         served, shown = self._tokenized
         checks = [_same_ids(files, served, shown), _same_stops(settings, read_facts(files).stop_ids)]
         self.progress("loading the engine")
-        engine = self._engine()
+        rebuild = "tritonforge build RECIPE --rerun publish"
+        engine = open_engine(self.published.folder, settings, str(self.published.folder), rebuild)
         try:
             self.progress("generating")
             alone = [run_together(engine, [prompt], _TOKENS)[0] for prompt in served]
@@ -190,18 +192,6 @@ class GeneratorValidation:
         checks.append(_neighbours(alone, together, shown, self.published.exactness == "exact"))
         checks.append(_ends(alone, cut, settings.stop_token_ids, shown))
         return checks
-
-    def _engine(self) -> Generator:
-        from python_backends.generator.openvino_genai import OpenVinoGenerator
-
-        try:
-            return OpenVinoGenerator(self.published.folder, self.published.settings)
-        except RuntimeError as error:
-            raise EngineError(
-                f"the published engine does not load: {str(error).strip().splitlines()[0]}",
-                where=str(self.published.folder),
-                mend="tritonforge build RECIPE --rerun publish",
-            ) from error
 
     @cached_property
     def _tokenized(self) -> tuple[list[Ids], list[str]]:
@@ -275,7 +265,7 @@ def _against_reference(
         rows.append({"text": text, "agreement": float(same.mean()), "log_prob": float(apart[-1].mean())})
     share, distance = float(np.concatenate(agree).mean()), float(np.concatenate(apart).mean())
     count = sum(map(len, agree))
-    mend = "try --precision fp16, or generation.compute f32 and generation.kv_cache_precision f16"
+    mend = "try --precision fp16, or generation.compute f32 and generation.kv_cache_precision f32"
     return [
         GateCheck(
             "answers.agreement",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from build_engines.report.data import BuildReport
 from build_engines.report.formats import cosine, percent, times
@@ -12,8 +12,34 @@ from build_engines.report.formats import cosine, percent, times
 MODEL = "model"  # the verdict on the model itself, among those on the candidates
 
 
+class JudgedRow:
+    """What a row of any task says of itself."""
+
+    engine: str
+    precision: str
+    verdict: Mapping[str, Any] | None
+    chosen: bool
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.engine} {self.precision}"
+
+    @property
+    def outcome(self) -> str:
+        """What the gate came to."""
+        if self.verdict is None:
+            return "not judged"
+        return "pass" if self.verdict["passed"] else "fail"
+
+    @property
+    def merits(self) -> str:
+        """Speed and accuracy, as the end of a sentence."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class CandidateRow:
+class CandidateRow(JudgedRow):
     """One engine in one precision; None where no step said.
 
     Attributes:
@@ -53,18 +79,6 @@ class CandidateRow:
     speedup: float | None = None
     verdict: Mapping[str, Any] | None = None
     chosen: bool = False
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.engine} {self.precision}"
-
-    @property
-    def outcome(self) -> str:
-        """What the gate came to."""
-        if self.verdict is None:
-            return "not judged"
-        return "pass" if self.verdict["passed"] else "fail"
 
     @property
     def merits(self) -> str:
@@ -149,27 +163,7 @@ class Headline:
     causes: Sequence[Mapping[str, Any]] = field(default=())
 
 
-class Row(Protocol):
-    """What a row of any task says of itself."""
-
-    @property
-    def name(self) -> str:
-        """For people."""
-
-    @property
-    def merits(self) -> str:
-        """Speed and accuracy, as the end of a sentence."""
-
-    @property
-    def chosen(self) -> bool:
-        """Whether it is the one to be served."""
-
-    @property
-    def verdict(self) -> Mapping[str, Any] | None:
-        """What the gate said."""
-
-
-def headline(report: BuildReport, rows: Sequence[Row]) -> Headline:
+def headline(report: BuildReport, rows: Sequence[JudgedRow]) -> Headline:
     """Say what is served, and how fast and how accurate it is."""
     published = report.figures("publish")
     model_failures = _failures(report.gate.get("verdicts", {}).get(MODEL))

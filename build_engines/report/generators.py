@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from build_engines.report.candidates import JudgedRow
 from build_engines.report.data import BuildReport
 from build_engines.report.formats import number, percent
 
@@ -13,7 +14,7 @@ RISE = "perplexity to float32"
 
 
 @dataclass(frozen=True)
-class GeneratorRow:
+class GeneratorRow(JudgedRow):
     """One precision; None where no step said.
 
     Attributes:
@@ -45,18 +46,6 @@ class GeneratorRow:
     threads: int | None = None
     verdict: Mapping[str, Any] | None = None
     chosen: bool = False
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.engine} {self.precision}"
-
-    @property
-    def outcome(self) -> str:
-        """What the gate came to."""
-        if self.verdict is None:
-            return "not judged"
-        return "pass" if self.verdict["passed"] else "fail"
 
     @property
     def merits(self) -> str:

@@ -15,6 +15,7 @@ from build_engines.engines import CompiledEngine
 from build_engines.repository.config import (
     LABELS_FILE,
     WARMUP_TEXT_FILE,
+    ModelConfig,
     engine_config,
     ensemble_config,
     to_pbtxt,
@@ -64,17 +65,15 @@ def assemble(
         configs[names.fanout] = fanout_config(recipe, spec, compiled)
     else:
         configs[names.engine] = engine_config(recipe, spec, compiled)
-    for name, config in configs.items():
-        (staging / name / str(version)).mkdir(parents=True)
-        (staging / name / "config.pbtxt").write_text(to_pbtxt(config), encoding="utf-8")
-        manifest = {
-            "recipe": recipe.name,
-            "key": key,
-            "version": version,
-            "models": list(names.all),
-            "build": facts,
-        }
-        (staging / name / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    manifest = {
+        "recipe": recipe.name,
+        "key": key,
+        "version": version,
+        "models": list(names.all),
+        "build": facts,
+    }
+    for config in configs.values():
+        begin_model(staging, config, manifest)
 
     tokenizer = staging / names.tokenizer / str(version)
     link_or_copy(tokenizer_path, tokenizer / "tokenizer.json")
@@ -93,6 +92,20 @@ def assemble(
         labels = "".join(f"{label}\n" for label in spec.labels)
         for place in (answering / str(version), answering, staging / names.ensemble):
             (place / LABELS_FILE).write_text(labels, encoding="utf-8")
+
+
+def begin_model(staging: Path, config: ModelConfig, manifest: Mapping[str, Any]) -> Path:
+    """Write a model's configuration and manifest.
+
+    Returns:
+        Its version folder, which is still empty.
+    """
+    model: Path = staging / config.name
+    folder = model / str(manifest["version"])
+    folder.mkdir(parents=True)
+    (model / "config.pbtxt").write_text(to_pbtxt(config), encoding="utf-8")
+    (model / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return folder
 
 
 def link_or_copy(source: Path, target: Path) -> None:

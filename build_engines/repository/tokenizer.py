@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from build_engines.model_files import ModelFiles
 from build_engines.spec import ModelSpec
-from tritonforge.errors import ModelFilesError
+from tritonforge.errors import ModelFilesError, first_line
 
 _VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
@@ -34,9 +34,8 @@ def load_fast_tokenizer(folder: Path) -> Any:
         )
         loaded.backend_tokenizer.to_str()
     except Exception as error:  # a damaged file makes transformers and tokenizers raise any class
-        reason = str(error).strip() or type(error).__name__
         raise ModelFilesError(
-            f"no fast tokenizer can be loaded: {reason.splitlines()[0]}",
+            f"no fast tokenizer can be loaded: {first_line(error)}",
             where=str(folder),
             mend="put the model's tokenizer.json beside its weights",
         ) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import python_backends
 from build_engines import repository as repository_package
 from build_engines.cache import content_key, disk_error
-from build_engines.context import BuildContext, StepOutcome
+from build_engines.context import BaseContext, BuildContext, StepOutcome
 from build_engines.engines.tensorrt.identity import check as check_plan
 from build_engines.repository.assemble import assemble
 from build_engines.repository.names import ModelNames
@@ -33,35 +35,60 @@ class PublishStep:
             tokenizer=context.keys["tokenize"],
             code=source_hash(python_backends.__file__) + source_hash(str(repository_package.__file__)),
         )
-        version = published_version(context.repository, recipe.name)
-        reused = published_key(context.repository, recipe.name) == key and context.rerun != self.name
-        if not reused:
-            version += 1
-            try:
-                with staging_folder(context.repository, recipe.name) as staging:
-                    assemble(
-                        recipe,
-                        context.tokenizer,
-                        context.settled,
-                        compiled,
-                        staging,
-                        version,
-                        key,
-                        _facts(context),
-                    )
-                    publish(staging, context.repository, recipe.name)
-            except OSError as error:
-                raise disk_error(error, context.repository) from error
-        return StepOutcome(
-            reused=reused,
-            figures={
-                "repository": str(context.repository),
-                "models": list(ModelNames.of(recipe.name, compiled.engine).all),
-                "version": version,
-                "key": key,
-            },
-            notes=tuple(slower),
-        )
+        models = ModelNames.of(recipe.name, compiled.engine).all
+
+        def write(staging: Path, version: int) -> None:
+            assemble(
+                recipe,
+                context.tokenizer,
+                context.settled,
+                compiled,
+                staging,
+                version,
+                key,
+                _facts(context),
+            )
+
+        return publish_models(context, key, models, write, tuple(slower))
+
+
+def publish_models(
+    context: BaseContext,
+    key: str,
+    models: Sequence[str],
+    write: Callable[[Path, int], None],
+    notes: tuple[str, ...] = (),
+) -> StepOutcome:
+    """Stage a new version and exchange it with what is there, unless that has the same key already.
+
+    Args:
+        context: Of the build.
+        key: Content key of what is to be published.
+        models: Their names.
+        write: Fills the staging folder with a version of them.
+        notes: What a reader of the report should know.
+
+    Raises:
+        BuildError: If the disk is full, or cannot be written.
+    """
+    name = context.recipe.name
+    version = published_version(context.repository, name)
+    reused = published_key(context.repository, name) == key and context.rerun != PublishStep.name
+    if not reused:
+        version += 1
+        try:
+            with staging_folder(context.repository, name) as staging:
+                write(staging, version)
+                publish(staging, context.repository, name)
+        except OSError as error:
+            raise disk_error(error, context.repository) from error
+    figures = {
+        "repository": str(context.repository),
+        "models": list(models),
+        "version": version,
+        "key": key,
+    }
+    return StepOutcome(reused=reused, figures=figures, notes=notes)
 
 
 def _facts(context: BuildContext) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class CheckStep:
                 "generation/samples.py",
                 "generation/fidelity.py",
                 "generation/load.py",
+                "export/load.py",
             ),
         )
         source = json.loads((reference / "source.json").read_text(encoding="utf-8"))
@@ -57,7 +58,13 @@ class CheckStep:
                 settings=[context.recipe.generation.model_dump(), context.recipe.threads.engine],
                 spec=context.settled.figures(),
                 versions=package_versions(("openvino", "openvino-genai")),
-                code=source_hash(build_engines.__file__, "generation/fidelity.py", "generation/serving.py")
+                code=source_hash(
+                    build_engines.__file__,
+                    "generation/answers.py",
+                    "generation/fidelity.py",
+                    "generation/repository.py",
+                    "generation/serving.py",
+                )
                 + source_hash(python_backends.__file__, "generator"),
             )
             reused &= again

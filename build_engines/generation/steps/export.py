@@ -27,7 +27,9 @@ class ExportStep:
             files=context.model.hashes,
             facts=context.settled.facts.as_dict(),
             versions=package_versions(("torch", "transformers", "openvino")),
-            code=source_hash(build_engines.__file__, "generation/export.py", "generation/load.py"),
+            code=source_hash(
+                build_engines.__file__, "generation/export.py", "generation/load.py", "export/load.py"
+            ),
         )
         size = sum(path.stat().st_size for path in context.exported.iterdir())
         return StepOutcome(reused=reused, figures={"bytes": size, "states": 2 * context.settled.facts.layers})

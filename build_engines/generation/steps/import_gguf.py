@@ -30,7 +30,7 @@ class ImportStep:
             partial(_make, source.path),
             file=file_sha256(source.path),
             versions=package_versions(("transformers", "tokenizers", "gguf", "safetensors")),
-            code=source_hash(build_engines.__file__, "generation/load.py"),
+            code=source_hash(build_engines.__file__, "generation/load.py", "export/load.py"),
         )
         context.files = replace(find_model(str(folder)), source=source.source)
         notes = settle(context, self.name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import python_backends
 from build_engines import generation, repository
-from build_engines.cache import content_key, disk_error
+from build_engines.cache import content_key
 from build_engines.context import StepOutcome
 from build_engines.generation.context import GenerationContext
-from build_engines.repository.publish import publish, published_key, published_version, staging_folder
+from build_engines.steps.publish import publish_models
 from build_engines.versions import source_hash
 
 
@@ -31,40 +33,19 @@ class PublishStep:
             + source_hash(str(repository.__file__))
             + source_hash(str(generation.__file__), "repository.py"),
         )
-        version = published_version(context.repository, recipe.name)
-        reused = published_key(context.repository, recipe.name) == key and context.rerun != self.name
-        if not reused:
-            version += 1
-            facts = {
-                "recipe": recipe.model_dump(mode="json"),
-                "recipe_path": str(context.recipe_path),
-                "task": "generation",
-                "engine": chosen.engine,
-                "precision": chosen.precision,
-                "model_type": context.settled.facts.model_type,
-                "forced": context.forced,
-            }
-            try:
-                with staging_folder(context.repository, recipe.name) as staging:
-                    assemble_generator(
-                        recipe,
-                        context.settled,
-                        chosen,
-                        context.tokenizer,
-                        staging,
-                        version,
-                        key,
-                        facts,
-                    )
-                    publish(staging, context.repository, recipe.name)
-            except OSError as error:
-                raise disk_error(error, context.repository) from error
-        return StepOutcome(
-            reused=reused,
-            figures={
-                "repository": str(context.repository),
-                "models": [recipe.name],
-                "version": version,
-                "key": key,
-            },
-        )
+        facts = {
+            "recipe": recipe.model_dump(mode="json"),
+            "recipe_path": str(context.recipe_path),
+            "task": "generation",
+            "engine": chosen.engine,
+            "precision": chosen.precision,
+            "model_type": context.settled.facts.model_type,
+            "forced": context.forced,
+        }
+
+        def write(staging: Path, version: int) -> None:
+            assemble_generator(
+                recipe, context.settled, chosen, context.tokenizer, staging, version, key, facts
+            )
+
+        return publish_models(context, key, (recipe.name,), write)

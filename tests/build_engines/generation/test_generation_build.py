@@ -17,6 +17,7 @@ from build_engines.generation.repository import INPUTS, OUTPUTS
 from build_engines.pipeline import check_step_name, make_context, step_names
 from python_backends.generator.settings import GeneratorSettings
 from tritonforge.cli import app
+from tritonforge.console import console
 from tritonforge.errors import EngineError, GateError, RecipeError, UsageError
 from tritonforge.recipe import Recipe, dump_recipe
 
@@ -279,7 +280,7 @@ def test_the_report_says_what_was_found(toy: Any) -> None:
     assert "mean cosine" not in page
 
 
-def test_the_command(toy: Any, tmp_path: Path) -> None:
+def test_the_command(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tmp_path / "toy.yaml"
     recipe.write_text(dump_recipe(toy.recipe()))
     shutil.copytree(toy.root, tmp_path / "copy")
@@ -291,7 +292,8 @@ def test_the_command(toy: Any, tmp_path: Path) -> None:
         "--build-dir",
         str(tmp_path / "copy" / "build"),
     ]
-    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+    monkeypatch.setattr(console, "width", 160)  # beside other tests it may have read a narrower one already
+    shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     assert PART in shown.output and "tokens/s at 8" in shown.output and "pass, served" in shown.output
     as_json = CliRunner().invoke(app, [*arguments, "--json", "--until", "compress"])

@@ -6,7 +6,6 @@ that is measured, as the server does; tokens are **not** turned back into text, 
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,16 +109,10 @@ def load_transformers(source: str, threads: int) -> None:
     import torch
     from transformers import AutoTokenizer
 
-    from build_engines.generation.load import dequantize_gguf, load_causal
-    from build_engines.generation.source import GgufFile, find_generator
-    from build_engines.model_files import find_model
+    from build_engines.generation.load import as_safetensors, load_causal
 
     torch.set_num_threads(threads)
-    files = find_generator(source)
-    with tempfile.TemporaryDirectory() as scratch:
-        if isinstance(files, GgufFile):
-            dequantize_gguf(files.path, Path(scratch))
-            files = find_model(scratch)
+    with as_safetensors(source) as files:
         _loaded["model"] = load_causal(files, "sdpa")
         tokenizer: Any = AutoTokenizer.from_pretrained(files.folder, padding_side="left")
     if tokenizer.pad_token_id is None:

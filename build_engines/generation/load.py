@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from build_engines.export.load import be_quiet, for_inference, load_pretrained
-from build_engines.model_files import ModelFiles
+from build_engines.generation.source import GgufFile, find_generator
+from build_engines.model_files import ModelFiles, find_model
 from tritonforge.errors import ExportError, ModelFilesError, first_line
 
 
@@ -45,6 +49,22 @@ def load_causal(files: ModelFiles, attention: str) -> Any:
             mend="fetch the weights again",
         )
     return for_inference(model)
+
+
+@contextmanager
+def as_safetensors(source: str) -> Iterator[ModelFiles]:
+    """The model that a recipe names, for as long as the context lasts; a GGUF file is dequantized for it.
+
+    Raises:
+        ModelFilesError: If nothing is there, or it is damaged.
+    """
+    files = find_generator(source)
+    if not isinstance(files, GgufFile):
+        yield files
+        return
+    with tempfile.TemporaryDirectory(prefix="tritonforge-") as scratch:
+        dequantize_gguf(files.path, Path(scratch))
+        yield find_model(scratch)
 
 
 def dequantize_gguf(path: Path, folder: Path) -> None:

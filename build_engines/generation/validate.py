@@ -9,7 +9,6 @@ difference does not make all later tokens count as wrong, and a near tie is told
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,10 +24,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 from build_engines.gate.verdict import GateCheck, Verdict
 from build_engines.generation.answers import Answer, run_together
 from build_engines.generation.facts import read_facts
-from build_engines.generation.load import dequantize_gguf, load_causal
+from build_engines.generation.load import as_safetensors, load_causal
 from build_engines.generation.serving import open_engine
-from build_engines.generation.source import GgufFile, find_generator
-from build_engines.model_files import ModelFiles, find_model
+from build_engines.model_files import ModelFiles
 from build_engines.repository.assemble import MANIFEST
 from python_backends.generator.chat import ChatTemplate
 from python_backends.generator.protocol import FinishReason
@@ -157,20 +155,12 @@ class GeneratorValidation:
                 mend=f'serve it there and ask it: tritonforge predict {self.published.name} "TEXT"',
             )
         self.progress("reading the model")
-        with tempfile.TemporaryDirectory(prefix="tritonforge-") as scratch:
-            files = self._files(Path(scratch))
+        with as_safetensors(self.published.source) as files:
             checks = self._judge(files)
         if self.published.forced:
             note = GateCheck("forced", "skipped", detail="published with --force: the gate had refused it")
             checks.append(note)
         return [Verdict(f"{settings.engine}-{settings.precision}", tuple(checks))]
-
-    def _files(self, scratch: Path) -> ModelFiles:
-        source = find_generator(self.published.source)
-        if isinstance(source, GgufFile):
-            dequantize_gguf(source.path, scratch)
-            return find_model(str(scratch))
-        return source
 
     def _judge(self, files: ModelFiles) -> list[GateCheck]:
         settings = self.published.settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from clients import Client, Completion, Sampling
 
 _HELP = "/reset forgets the chat, /system TEXT sets the system's message (and forgets the chat), /quit ends"
+_MISSED_S = 0.2  # a signal that is not handled by then waits for the next key
 
 
 def chat(
@@ -189,14 +191,56 @@ def _typed() -> Iterator[str]:
     """Lines that a person types, with readline's editing where Python has it."""
     with suppress(ImportError):
         import readline  # noqa: F401 - changes input()
-    while True:
-        try:
-            yield input("> ")
-        except EOFError:
-            console.print()
-            return
-        except KeyboardInterrupt:
-            err_console.print(Text("\nCtrl-D or /quit ends", "dim"))
+    with _missed_ctrl_c_sent_again():
+        while True:
+            try:
+                yield input("> ")
+            except EOFError:
+                console.print()
+                return
+            except KeyboardInterrupt:
+                err_console.print(Text("\nCtrl-D or /quit ends", "dim"))
+
+
+@contextmanager
+def _missed_ctrl_c_sent_again() -> Iterator[None]:
+    """Have Ctrl-C end ``input()`` wherever it falls.
+
+    CPython's readline waits for keys without a look at signals that came just before, or that the kernel gave
+    to another thread (``readline_until_enter_or_signal`` in Modules/readline.c); only one that interrupts the
+    wait itself is seen.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen = threading.Event()
+    main = threading.main_thread().ident
+    there, here = socket.socketpair()
+    here.setblocking(False)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.set()
+        signal.default_int_handler(number, frame)
+
+    def watch() -> None:
+        with there:
+            while arrived := there.recv(64):  # numbers of signals, until the other end is closed
+                if signal.SIGINT in arrived and main is not None:
+                    while not seen.wait(_MISSED_S):
+                        signal.pthread_kill(main, signal.SIGINT)
+                    with suppress(BlockingIOError):
+                        there.recv(64, socket.MSG_DONTWAIT)  # those that were sent again
+                    seen.clear()
+
+    threading.Thread(target=watch, name="ctrl-c", daemon=True).start()
+    before, descriptor = signal.signal(signal.SIGINT, note), signal.set_wakeup_fd(here.fileno())
+    try:
+        yield
+    finally:
+        seen.set()  # nothing is sent again any more
+        signal.set_wakeup_fd(descriptor)
+        signal.signal(signal.SIGINT, before)
+        here.close()
 
 
 @contextmanager
@@ -207,11 +251,14 @@ def _noticing_ctrl_c() -> Iterator[threading.Event]:
         yield pressed
         return
 
+    before = signal.getsignal(signal.SIGINT)
+
     def note(number: int, frame: FrameType | None) -> None:
         pressed.set()
-        signal.default_int_handler(number, frame)
+        if callable(before):
+            before(number, frame)
 
-    before = signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, note)
     try:
         yield pressed
     finally:

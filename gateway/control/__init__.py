@@ -1,0 +1,1 @@
+"""What runs the gateway: processes, the order of regions, overflow, draining."""

@@ -1,0 +1,1 @@
+"""The configuration of Envoy, made from ``gateway.yaml`` and checked by Envoy itself."""

@@ -1,0 +1,56 @@
+"""The ASGI application of one facade process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.config import GatewayConfig
+from gateway.errors import ApiError
+from gateway.facade import health, internal, openai, page, rest, websocket
+from gateway.facade.bodies import validation_error
+from gateway.facade.problems import answer_api_error, answer_fault, answer_http_error, problem_response
+from gateway.facade.state import open_facade
+from tritonforge import __version__
+
+
+def create_app(config: GatewayConfig, target: str) -> FastAPI:
+    """Put the APIs together.
+
+    Args:
+        config: ``gateway.yaml``.
+        target: Where KServe v2 gRPC is spoken: ``unix:`` and Envoy's inner socket, or a server's address.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_facade(config, target) as facade:
+            app.state.facade = facade
+            yield
+
+    app = FastAPI(
+        title="tritonforge",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if config.facade.docs else None,
+    )
+    app.add_exception_handler(ApiError, answer_api_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_exception_handler(Exception, answer_fault)
+    for room in (health, rest, openai, websocket, internal, page):
+        app.include_router(room.router)
+    return app
+
+
+async def _answer_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return problem_response(validation_error(error), request.url.path)

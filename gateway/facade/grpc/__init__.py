@@ -1,0 +1,1 @@
+"""gRPC ``tritonforge.v1.ModelService``, health and reflection."""

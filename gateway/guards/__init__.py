@@ -1,0 +1,1 @@
+"""What stands between a caller and a model: limits shared over replicas, denied patterns, kept answers."""

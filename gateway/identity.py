@@ -1,0 +1,69 @@
+"""Who calls, as Envoy found it, and what that lets them do.
+
+Envoy sets these headers itself on every request that it passes on, and removes any that came from
+outside. The facade listens on Unix sockets in a private folder only, so nothing but Envoy can reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.errors import ApiError
+
+SUBJECT_HEADER = "x-tritonforge-subject"
+SCOPES_HEADER = "x-tritonforge-scopes"
+REQUEST_ID_HEADER = "x-request-id"
+POOL_HEADER = "x-tritonforge-pool"
+"""On the way to the servers: which pool; by the facade, or by Envoy for KServe v2 requests."""
+TIMEOUT_HEADER = "x-request-timeout-ms"
+"""How long a caller will wait, milliseconds."""
+
+API_SCOPES = ("embed", "classify", "generate", "kserve")
+"""Scopes of the APIs; a model has ``model:NAME``, and ``model:*`` means all."""
+ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller.
+
+    Attributes:
+        subject: Who: the token's ``sub``, or ``key:ID`` of an API key.
+        scopes: What they may do.
+    """
+
+    subject: str
+    scopes: frozenset[str]
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str]) -> Identity:
+        """Read what Envoy wrote; header names are lower case.
+
+        Raises:
+            ApiError: Nobody is named, so the request did not come through Envoy as it should.
+        """
+        subject = headers.get(SUBJECT_HEADER, "")
+        if not subject:
+            raise ApiError("unauthenticated", "nobody is named", mend="send a bearer token or an API key")
+        return cls(subject, frozenset(headers.get(SCOPES_HEADER, "").split()))
+
+    def may_use(self, model: str) -> bool:
+        """Whether a model is open to them."""
+        return "model:*" in self.scopes or f"model:{model}" in self.scopes
+
+    def require(self, api: str, model: str) -> None:
+        """Demand the scopes of an API and a model.
+
+        Raises:
+            ApiError: One of them is missing.
+        """
+        if api not in self.scopes:
+            raise ApiError("forbidden", f"scope {api} is missing", mend=f"ask for a token with scope {api}")
+        if not self.may_use(model):
+            raise ApiError(
+                "forbidden",
+                f"scope model:{model} is missing",
+                field="model",
+                mend=f"ask for a token with scope model:{model}",
+            )

@@ -1,0 +1,129 @@
+"""Models that answer each text with one row: what embedding and classification share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.errors import ApiError
+from gateway.guards.protocols import Answers, Limiter, TextScreen
+from gateway.tasks.call import Call
+from gateway.triton.channel import TritonChannel
+from gateway.triton.models import Model, ModelDirectory
+from gateway.triton.tensors import text_request, unpack_outputs
+
+TOKEN_COUNT = "token_count"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a model says of one text.
+
+    Attributes:
+        values: FP32 [width]: the vector, or the scores in the order of the labels.
+        tokens: Tokens of the text as the model read it (cut at its longest); 0 where it cannot tell.
+    """
+
+    values: NDArray[np.float32]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Answers to the texts of one request, in their order."""
+
+    model: Model
+    rows: tuple[Row, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all texts."""
+        return sum(row.tokens for row in self.rows)
+
+
+class RowService:
+    """Asks an encoder, by way of limits, screen and kept answers.
+
+    Args:
+        channel: The way to the servers.
+        models: What is served.
+        limiter: Shared limits.
+        screen: Denied patterns.
+        answers: Kept answers.
+    """
+
+    task: str
+    """What a model must declare."""
+    scope: str
+    """What a caller must have."""
+    output: str
+    """FP32 output [b, width] to ask for."""
+
+    def __init__(
+        self,
+        channel: TritonChannel,
+        models: ModelDirectory,
+        limiter: Limiter,
+        screen: TextScreen,
+        answers: Answers,
+    ) -> None:
+        """Keep the ways in."""
+        self._channel = channel
+        self._models = models
+        self._limiter = limiter
+        self._screen = screen
+        self._answers = answers
+
+    async def rows(self, call: Call, name: str | None, texts: Sequence[str], field: str) -> Rows:
+        """Answer each text.
+
+        Args:
+            call: Who asks, and until when.
+            name: The model; None where one alone does this.
+            texts: At least one.
+            field: Where the caller wrote the texts, for messages.
+
+        Raises:
+            ApiError: The caller may not, the model is not there, a limit is reached, or no answer came.
+        """
+        model = await self._models.find(name, self.task)
+        call.identity.require(self.scope, model.name)
+        self._screen.check(texts, field)
+        await self._limiter.admit(call)
+
+        async def compute(positions: list[int]) -> list[Row]:
+            return await self._ask(call, model, [texts[position] for position in positions])
+
+        owner = call.identity.subject if model.private else None
+        keys: list[Hashable] = [(model.name, model.version, owner, self.output, text) for text in texts]
+        rows = Rows(model, tuple(await self._answers.many(keys, compute, deadline=call.deadline)))
+        if rows.tokens:
+            await self._limiter.charge(call, rows.tokens)
+        return rows
+
+    async def _ask(self, call: Call, model: Model, texts: list[str]) -> list[Row]:
+        """Ask the server, in as many requests as its largest batch demands."""
+        size = model.max_batch_size or len(texts)
+        if len(texts) <= size:
+            return await self._ask_once(call, model, texts)
+        chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
+        parts = await asyncio.gather(*(self._ask_once(call, model, chunk) for chunk in chunks))
+        return [row for part in parts for row in part]
+
+    async def _ask_once(self, call: Call, model: Model, texts: list[str]) -> list[Row]:
+        names = [self.output, TOKEN_COUNT] if model.counts_tokens else [self.output]
+        request = text_request(model.name, model.version, texts, names)
+        response = await self._channel.infer(
+            request, pool=model.pool, deadline=call.deadline, request_id=call.request_id
+        )
+        outputs: dict[str, Any] = dict(unpack_outputs(response))
+        values = outputs[self.output]
+        if len(values) != len(texts):
+            raise ApiError("model_failed", f"{model.name} answered {len(values)} rows to {len(texts)} texts")
+        counts = outputs[TOKEN_COUNT][:, 0].tolist() if model.counts_tokens else [0] * len(texts)
+        return [Row(row, count) for row, count in zip(values, counts, strict=True)]

@@ -1,0 +1,1 @@
+"""The facade's way to the servers: KServe v2 gRPC through Envoy's inner socket."""

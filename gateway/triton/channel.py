@@ -1,0 +1,142 @@
+"""Calls to the servers, with deadlines, cancellation and errors in the gateway's own words.
+
+One HTTP/2 channel leads to Envoy's inner socket. Envoy chooses the server, retries, breaks circuits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc.service_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelStreamInferResponse,
+)
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from gateway.errors import ApiError
+from gateway.identity import POOL_HEADER, REQUEST_ID_HEADER
+
+_UNBOUNDED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+_NO_PROXY = ("grpc.enable_http_proxy", 0)
+_MICROSECONDS = 1_000_000
+
+
+class TritonChannel:
+    """KServe v2 gRPC calls by way of one target.
+
+    Args:
+        target: ``unix:/path`` of Envoy's inner socket, or ``host:port`` of a server.
+    """
+
+    def __init__(self, target: str) -> None:
+        """Make the channel, which connects when it is first used; needs a running event loop."""
+        self._channel = grpc.aio.insecure_channel(target, [*_UNBOUNDED, _NO_PROXY])
+        self.stub = GRPCInferenceServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Cancel what is in flight and close."""
+        await self._channel.close()
+
+    async def infer(
+        self, request: ModelInferRequest, *, pool: str, deadline: float, request_id: str = ""
+    ) -> ModelInferResponse:
+        """One request, one response.
+
+        Args:
+            request: It gets Triton's ``timeout`` parameter, which models whose queue policy allows that
+                honour, besides the gRPC deadline, which cancels.
+            pool: Which servers.
+            deadline: On the clock of :func:`time.monotonic`, seconds.
+            request_id: For the traces and logs on the way.
+
+        Raises:
+            ApiError: No answer came, or an error.
+        """
+        left = seconds_left(deadline)
+        request.parameters["timeout"].int64_param = int(left * _MICROSECONDS)
+        try:
+            return await self.stub.ModelInfer(request, timeout=left, metadata=_metadata(pool, request_id))
+        except grpc.aio.AioRpcError as error:
+            raise api_error(request.model_name, error.code(), error.details() or "") from error
+
+    async def stream(
+        self, request: ModelInferRequest, *, pool: str, deadline: float, request_id: str = ""
+    ) -> AsyncIterator[ModelInferResponse]:
+        """One request, many responses; leaving the iteration early cancels the request on the server.
+
+        Raises:
+            ApiError: As for :meth:`infer`; what came before is not taken back.
+        """
+        left = seconds_left(deadline)
+        request.parameters["timeout"].int64_param = int(left * _MICROSECONDS)
+        call = self.stub.ModelStreamInfer(timeout=left, metadata=_metadata(pool, request_id))
+        try:
+            await call.write(request)
+            await call.done_writing()
+            message: ModelStreamInferResponse
+            async for message in call:
+                if message.error_message:
+                    raise stream_error(request.model_name, message.error_message)
+                yield message.infer_response
+        except grpc.aio.AioRpcError as error:
+            raise api_error(request.model_name, error.code(), error.details() or "") from error
+        finally:
+            call.cancel()
+
+
+def seconds_left(deadline: float) -> float:
+    """Seconds until a deadline.
+
+    Raises:
+        ApiError: It has passed.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise ApiError("deadline_exceeded", "the time for this request is over", mend="allow more time")
+    return left
+
+
+def _metadata(pool: str, request_id: str) -> list[tuple[str, str]]:
+    return [(POOL_HEADER, pool), *([(REQUEST_ID_HEADER, request_id)] if request_id else [])]
+
+
+def api_error(model: str, status: Any, details: str) -> ApiError:
+    """What a gRPC status from Triton, or from Envoy on the way to it, means to the caller."""
+    code = grpc.StatusCode
+    what = f"{model}: {details}" if details else f"{model}: {status.name}"
+    if status in (code.INVALID_ARGUMENT, code.OUT_OF_RANGE, code.FAILED_PRECONDITION):
+        return ApiError("invalid_value", what, mend="change what the message names")
+    if status == code.NOT_FOUND:
+        return ApiError("model_not_found", what, field="model", mend="GET /v1/models lists what is served")
+    if status in (code.UNAVAILABLE, code.RESOURCE_EXHAUSTED):
+        overloaded = "overflow" in details or "again later" in details or "queue" in details
+        return ApiError(
+            "overloaded" if overloaded else "unavailable", what, mend="try again", retry_after_s=1
+        )
+    if status == code.DEADLINE_EXCEEDED:
+        return ApiError("deadline_exceeded", what, mend="allow more time, or ask for less")
+    if status == code.CANCELLED:
+        return ApiError("cancelled", what)
+    return ApiError("model_failed", what, mend="look into the server's log")
+
+
+_STREAM_STATUS = (
+    ("again later", "UNAVAILABLE"),
+    ("cancel", "CANCELLED"),
+    ("timed out", "DEADLINE_EXCEEDED"),
+    ("timeout", "DEADLINE_EXCEEDED"),
+    ("is not found", "NOT_FOUND"),
+    ("unknown model", "NOT_FOUND"),
+)
+
+
+def stream_error(model: str, message: str) -> ApiError:
+    """What an error within a stream means; Triton sends its text only, not its status."""
+    lowered = message.lower()
+    status = next((status for words, status in _STREAM_STATUS if words in lowered), "INVALID_ARGUMENT")
+    return api_error(model, grpc.StatusCode[status], message)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from gateway.config import GatewayConfig
 from gateway.errors import ApiError
-from gateway.facade import health, internal, openai, page, rest, websocket
+from gateway.facade import health, internal, metrics, openai, page, rest, websocket
 from gateway.facade.bodies import validation_error
 from gateway.facade.problems import answer_api_error, answer_fault, answer_http_error, problem_response
 from gateway.facade.state import open_facade
@@ -46,7 +46,8 @@ def create_app(config: GatewayConfig, target: str) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(Exception, answer_fault)
-    for room in (health, rest, openai, websocket, internal, page):
+    app.add_middleware(metrics.CountRequests)
+    for room in (health, rest, openai, websocket, internal, metrics, page):
         app.include_router(room.router)
     return app
 

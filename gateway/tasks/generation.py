@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from clients.generation import Sampling
 from gateway.errors import ApiError
 from gateway.guards.protocols import Answers, Limiter, TextScreen
+from gateway.metrics import FIRST_TOKEN, TOKENS
 from gateway.tasks.call import Call
 from gateway.triton.channel import TritonChannel
 from gateway.triton.models import Model, ModelDirectory
@@ -155,15 +157,18 @@ class GenerationService:
         )
         seen = 0
         end: End | None = None
+        start = time.perf_counter()
         try:
             async with aclosing(responses):  # type: ignore[type-var]
                 async for response in responses:
                     delta = _delta(unpack_outputs(response))
+                    if not seen and delta.token_ids:
+                        FIRST_TOKEN.labels(model.name).observe(time.perf_counter() - start)
                     seen += len(delta.token_ids)
                     end = delta.end
                     yield delta
         finally:
-            await self._limiter.charge(call, end.prompt_tokens + end.completion_tokens if end else seen)
+            await self._count(call, model, end or End("cancelled", 0, seen))
         if end is None:
             raise ApiError("model_failed", f"{model.name} ended without an end", mend="try again")
 
@@ -196,7 +201,7 @@ class GenerationService:
         end = deltas[-1].end if deltas else None
         if end is None:
             raise ApiError("model_failed", f"{model.name} ended without an end", mend="try again")
-        await self._limiter.charge(call, end.prompt_tokens + end.completion_tokens)
+        await self._count(call, model, end)
         return Answer(
             model.name,
             "".join(delta.text for delta in deltas),
@@ -204,6 +209,11 @@ class GenerationService:
             tuple(value for delta in deltas for value in delta.log_probs),
             end,
         )
+
+    async def _count(self, call: Call, model: Model, end: End) -> None:
+        TOKENS.labels(model.name, "prompt").inc(end.prompt_tokens)
+        TOKENS.labels(model.name, "completion").inc(end.completion_tokens)
+        await self._limiter.charge(call, end.prompt_tokens + end.completion_tokens)
 
 
 def _delta(outputs: Outputs) -> Delta:

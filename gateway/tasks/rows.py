@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gateway.errors import ApiError
 from gateway.guards.protocols import Answers, Limiter, TextScreen
+from gateway.metrics import TOKENS
 from gateway.tasks.call import Call
 from gateway.triton.channel import TritonChannel
 from gateway.triton.models import Model, ModelDirectory
@@ -103,6 +104,7 @@ class RowService:
         keys: list[Hashable] = [(model.name, model.version, owner, self.output, text) for text in texts]
         rows = Rows(model, tuple(await self._answers.many(keys, compute, deadline=call.deadline)))
         if rows.tokens:
+            TOKENS.labels(model.name, "prompt").inc(rows.tokens)
             await self._limiter.charge(call, rows.tokens)
         return rows
 

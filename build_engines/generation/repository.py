@@ -12,7 +12,7 @@ from build_engines.generation.context import GeneratorCandidate
 from build_engines.generation.spec import GeneratorSpec
 from build_engines.generation.steps.compress import served_files
 from build_engines.repository.assemble import begin_model, link_or_copy, write_backend
-from build_engines.repository.config import ModelConfig, set_parameters
+from build_engines.repository.config import ModelConfig, declare_task, set_parameters
 from tritonforge.recipe import Recipe
 
 # Names, types and sizes as in Triton's vLLM backend, and as aliases those of the TensorRT-LLM backend.
@@ -103,6 +103,7 @@ def generator_config(recipe: Recipe, spec: GeneratorSpec, candidate: GeneratorCa
         config.input.add(name=name, data_type=data_type, dims=[size], optional=True)
     for name, (data_type, size) in OUTPUTS.items():
         config.output.add(name=name, data_type=data_type, dims=[size])
+    declare_task(config, recipe, "generation")
     generation, queue = recipe.generation, recipe.queue
     set_parameters(
         config,

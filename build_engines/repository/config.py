@@ -5,6 +5,7 @@ Fields: ``model_config.proto`` of triton-inference-server/common.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from build_engines.engines import CompiledEngine
 from build_engines.repository.names import ModelNames
 from build_engines.spec import ModelSpec
-from tritonforge.recipe import Recipe
+from tritonforge.recipe import Recipe, ServedTask
 
 ModelConfig = Any  # pb.ModelConfig; tritonclient publishes no types
 LABELS_FILE = "labels.txt"
@@ -39,6 +40,10 @@ def ensemble_config(recipe: Recipe, spec: ModelSpec, names: ModelNames) -> Model
         encode.output_map[output] = output
     if recipe.cache.enabled:
         config.response_cache.enable = True
+    declare_task(config, recipe, spec.task)
+    set_parameters(config, max_length=spec.max_length)
+    if spec.labels:
+        set_parameters(config, labels=json.dumps(spec.labels, ensure_ascii=False))
     return config
 
 
@@ -86,6 +91,13 @@ def engine_config(recipe: Recipe, spec: ModelSpec, compiled: CompiledEngine) -> 
     if recipe.warmup.enabled:
         add_warmups(config, warmup_lengths(recipe, spec))
     return config
+
+
+def declare_task(config: ModelConfig, recipe: Recipe, task: ServedTask) -> None:
+    """Tell those who serve the model to others, such as the gateway, what it is for."""
+    set_parameters(config, task=task)
+    if recipe.cache.private:
+        set_parameters(config, cache_private="true")
 
 
 def to_pbtxt(config: ModelConfig) -> str:

@@ -95,9 +95,24 @@ class Threads(_Section):
 
 
 class Cache(_Section):
-    """Triton's response cache on the ensemble; worth it only where texts repeat."""
+    """Answers kept for texts that come again: by Triton on the ensemble, and by the gateway."""
 
-    enabled: bool = False
+    enabled: bool = Field(
+        default=False, description="Triton's response cache; worth it only where texts repeat"
+    )
+    private: bool = Field(
+        default=False, description="an answer kept for one caller is never given to another (gateway)"
+    )
+
+    @model_validator(mode="after")
+    def _private_stays_private(self) -> Cache:
+        """Triton does not know who asks, so its cache would hand one caller's answer to another."""
+        if self.enabled and self.private:
+            raise ValueError(
+                "cache.enabled shares answers between all callers, which cache.private forbids: Triton's "
+                "cache knows no callers. Leave enabled at false; the gateway keeps answers for each caller"
+            )
+        return self
 
 
 class Queue(_Section):
@@ -371,9 +386,11 @@ class Recipe(_Section):
             )
         if self.queue.priority_levels:
             raise ValueError("the engines of generation know no priorities; leave priority_levels at 0")
+        if self.cache.enabled:
+            raise ValueError("`cache.enabled` has no meaning with task generation; Triton caches no streams")
         smaller = ("auto", "int8-weights", "int4-weights")
         if self.generation.compute == "int8" and self.precision not in smaller:
             raise ValueError("compute int8 needs precision int8-weights or int4-weights")
-        for section in ("embedding", "classification", "quantization", "prune", "batching", "cache"):
+        for section in ("embedding", "classification", "quantization", "prune", "batching"):
             if getattr(self, section) != type(getattr(self, section))():
                 raise ValueError(f"`{section}` has no meaning with task generation")

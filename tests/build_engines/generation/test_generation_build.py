@@ -80,6 +80,7 @@ def test_the_configuration(toy: Any) -> None:
     assert settings.stop_token_ids == tuple(toy.context.settled.facts.stop_ids)
     assert (settings.max_length, settings.kv_cache_tokens, settings.threads) == (512, 16384, 1)
     assert (settings.compute, settings.kv_cache_precision) == ("f32", "f32")
+    assert config.parameters["task"].string_value == "generation"
 
 
 def test_the_recipe_reaches_the_backend(spoilt: Any) -> None:

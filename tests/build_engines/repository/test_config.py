@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,19 @@ def test_the_cache_is_on_the_ensemble_alone() -> None:
         False,
         True,
     ]
+
+
+def parameters(config: Any) -> dict[str, str]:
+    return {key: value.string_value for key, value in config.parameters.items()}
+
+
+def test_the_ensemble_says_what_it_is_for() -> None:
+    assert parameters(configs()[2]) == {"task": "embedding", "max_length": "48"}
+    labels = ("ham", 'späm, "it\'s"\\')
+    declared = parameters(configs(replace(CLASSIFIER, labels=labels))[2])
+    assert (declared["task"], json.loads(declared["labels"])) == ("classification", list(labels))
+    assert "cache_private" not in declared
+    assert parameters(configs(cache={"private": True})[2])["cache_private"] == "true"
 
 
 def test_warm_up_within_the_limits() -> None:

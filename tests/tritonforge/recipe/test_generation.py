@@ -29,7 +29,7 @@ def test_weights_are_halves_unless_it_says_otherwise() -> None:
         ({"precision": "int8"}, "precision int8 is not offered for generation"),
         ({"queue": {"priority_levels": 2, "default_priority": 1}}, "know no priorities"),
         ({"batching": {"max_batch_size": 8}}, "`batching` has no meaning with task generation"),
-        ({"cache": {"enabled": True}}, "`cache` has no meaning with task generation"),
+        ({"cache": {"enabled": True}}, "`cache.enabled` has no meaning with task generation"),
         ({"prune": {"sparsity": 0.5}}, "`prune` has no meaning with task generation"),
         ({"generation": {"compute": "int8"}}, "compute int8 needs precision"),
         ({"generation": {"max_num_seqs": 0}}, "greater than 0"),
@@ -47,6 +47,15 @@ def test_weights_are_halves_unless_it_says_otherwise() -> None:
 def test_what_has_no_meaning_is_refused(keys: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         recipe(**keys)
+
+
+def test_a_generator_s_answers_may_be_private() -> None:
+    assert recipe(cache={"private": True}).cache.private
+
+
+def test_private_answers_and_a_cache_for_all_do_not_go_together() -> None:
+    with pytest.raises(ValidationError, match="knows no callers"):
+        Recipe.model_validate({"name": "a", "model": "x", "cache": {"enabled": True, "private": True}})
 
 
 def test_an_encoder_has_no_generator_for_an_engine() -> None:

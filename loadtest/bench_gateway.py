@@ -9,8 +9,8 @@ The ways take turns, never two at once, and their order is turned round with eac
 gRPC to tritonserver), ``envoy`` (the same through the door), ``rest`` (``POST /embed``) and ``openai``
 (``POST /v1/embeddings``, floats). Behind the door everything is on that a production door has: RS256 tokens
 checked, scopes, limits (too high to be reached), access log (to a file). The facade's cache is off, or it
-would win. tritonserver, Envoy, the facade and the client share the machine. The added latency is measured with one
-request in flight, the ways asked in turn for each text.
+would win. tritonserver, Envoy, the facade and the client share the machine. Added latency is measured with
+one request in flight, the ways asked in turn for each text.
 """
 
 from __future__ import annotations

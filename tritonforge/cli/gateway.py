@@ -70,6 +70,14 @@ def gateway(
 
 
 @app.command()
+def init() -> None:
+    """Print a gateway.yaml with every key and its default, to begin from."""
+    from gateway.config.reference import reference
+
+    typer.echo(reference(), nl=False)
+
+
+@app.command()
 def render(
     config: ConfigOption = DEFAULT,
     open_door: Annotated[bool, typer.Option("--open", help="As of `tritonforge gateway --open`.")] = False,

@@ -51,6 +51,11 @@ class Resilience(Section):
 
     request_timeout_s: Seconds = Field(default=30, description="of a request with one answer")
     stream_timeout_s: Seconds = Field(default=600, description="of a streamed answer, in all")
+    stream_idle_timeout_s: Seconds = Field(
+        default=60,
+        description="of silence in a streamed answer: before its first part another server is asked, later "
+        "it ends",
+    )
     connect_timeout_s: Seconds = 1
     breakers: Breakers = Breakers()
     retries: Retries = Retries()

@@ -24,8 +24,13 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "model_repository" / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```bash([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
-PORTS = (8000, 8001, 8002)
-SERVES = ("tritonforge serve", "make serve")
+PORTS = (8000, 8001, 8002, 8080, 8090)
+# What stays in the foreground, which a reader has in a terminal of its own, and who tells that it is ready.
+STAYS = {
+    re.compile(r"(tritonforge|make) serve\b"): "http://127.0.0.1:8000/v2/health/ready",
+    re.compile(r"(tritonforge|make) gateway( --(open|config \S+))?$"): "http://127.0.0.1:8080/ready",
+}
+EXPORT = re.compile(r"export (\w+)=(.*)")
 # What is running right now, taken for true by a dry run; and a training of minutes, done on fewer mails where
 # nobody has trained yet.
 DRY = {
@@ -87,13 +92,17 @@ def test_commands_work(page: Path, tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "120",
     }
-    server: subprocess.Popen[bytes] | None = None
-    log = tmp_path / "serve.log"
+    log = tmp_path / "servers.log"
+    servers: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for line in [line for info, found in blocks(page) if not info for line in found]:
-            if line.startswith(SERVES):
-                assert server is None, f"{page_name(page)} starts two servers"
-                server = _serve(line, environment, log)
+            if exported := EXPORT.fullmatch(line):
+                environment[exported[1]] = exported[2].strip("'\"")
+                continue
+            ready = next((url for pattern, url in STAYS.items() if pattern.match(line)), None)
+            if ready is not None:
+                assert ready not in servers, f"{page_name(page)} starts two of a kind: {line}"
+                servers[ready] = _start(line, ready, environment, log)
                 continue
             result = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", DRY.get(line.partition("#")[0].strip(), line)],
@@ -108,31 +117,30 @@ def test_commands_work(page: Path, tmp_path: Path) -> None:
                 f"{page_name(page)}: `{line}` ended with {result.returncode}\n{said}"
             )
     finally:
-        status = _stop(server)
-    assert status == 0, log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        statuses = [_stop(server) for server in reversed(servers.values())]
+    assert not any(statuses), log.read_text(encoding="utf-8", errors="replace")[-3000:]
 
 
-def _serve(line: str, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def _start(line: str, ready: str, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start a server in the background and wait until it is ready."""
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         server = subprocess.Popen(
             ["bash", "-c", f"exec {line}"], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            if httpx.get("http://127.0.0.1:8000/v2/health/ready", trust_env=False).is_success:
+            if httpx.get(ready, trust_env=False).is_success:
                 return server
         except httpx.TransportError:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     _stop(server)
     pytest.fail(f"`{line}` did not get ready:\n{log.read_text(encoding='utf-8', errors='replace')[-3000:]}")
 
 
-def _stop(server: subprocess.Popen[bytes] | None) -> int:
+def _stop(server: subprocess.Popen[bytes]) -> int:
     """End a server as Ctrl-C or an orchestrator would."""
-    if server is None:
-        return 0
     if server.poll() is None:
         # `make serve` has the server as a child, and would not pass the signal on.
         family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]

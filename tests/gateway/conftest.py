@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from joserfc import jwt
+from joserfc.jwk import KeySet, RSAKey
 
 from gateway.config import GatewayConfig
 from gateway.facade.app import create_app
@@ -19,6 +26,9 @@ from gateway.facade.state import Facade
 from gateway.identity import SCOPES_HEADER, SUBJECT_HEADER
 from tests.conftest import Build, TinyModel
 from tritonforge.server import ServerOptions, TritonServer
+
+if TYPE_CHECKING:
+    from gateway.control.supervisor import Gateway
 
 ALL_SCOPES = "embed classify generate kserve model:*"
 ALICE = {SUBJECT_HEADER: "alice", SCOPES_HEADER: ALL_SCOPES}
@@ -93,3 +103,110 @@ def facade_app(triton: TritonServer) -> FacadeApp:
             yield RunningApp(app, client)
 
     return open_app
+
+
+@dataclass(frozen=True)
+class Door:
+    """A whole gateway: Envoy, a facade process, and the loops, on the real server.
+
+    Attributes:
+        url: Base URL.
+        address: ``host:port``, for gRPC.
+        metrics_url: Base URL of the metrics listener.
+        folder: Where ``keys.json`` and ``jwks.json`` lie.
+        log: What its processes wrote.
+        mint: Makes an RS256 token: ``mint("embed model:embed", sub="bob", exp=...)``.
+    """
+
+    url: str
+    address: str
+    metrics_url: str
+    folder: Path
+    log: Path
+    mint: Callable[..., str]
+
+    def headers(self, scopes: str = ALL_SCOPES, subject: str = "alice") -> dict[str, str]:
+        """The header of a caller who may do this."""
+        return {"authorization": f"Bearer {self.mint(scopes, sub=subject)}"}
+
+
+ISSUER = "https://login.example.com"
+AUDIENCE = "tritonforge"
+
+
+@contextlib.contextmanager
+def open_door(servers: Sequence[TritonServer], folder: Path, **sections: Any) -> Iterator[Door]:
+    """Run a gateway in front of servers, in a thread of its own.
+
+    Args:
+        servers: The one pool's servers.
+        folder: For keys and logs.
+        sections: Of gateway.yaml, over what is set here.
+    """
+    key = RSAKey.generate_key(2048, {"kid": "first", "use": "sig", "alg": "RS256"})
+    (folder / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+
+    def mint(scopes: str, **claims: Any) -> str:
+        standard = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "exp": int(time.time()) + 600,
+            "scope": scopes,
+            "sub": "alice",
+        }
+        return jwt.encode({"alg": "RS256", "kid": "first"}, standard | claims, key)
+
+    issuer = {
+        "name": "company",
+        "issuer": ISSUER,
+        "audiences": [AUDIENCE],
+        "jwks_file": str(folder / "jwks.json"),
+    }
+    addresses = [
+        {"http_port": int(s.http_address.rpartition(":")[2]), "grpc_port": int(s.grpc_url.rpartition(":")[2])}
+        for s in servers
+    ]
+    config = GatewayConfig.model_validate(
+        {
+            "listen": {"port": 0},
+            "metrics": {"port": 0},
+            "pools": [{"regions": [{"name": "local", "servers": addresses}]}],
+            "auth": {"issuers": [issuer], "api_keys": {"file": str(folder / "keys.json")}},
+            "limits": {"local": {"per_second": 1000, "burst": 1000}, "address": None},
+            **sections,
+        }
+    )
+    from gateway.control.supervisor import Gateway
+
+    log = folder / "gateway.log"
+    with log.open("wb") as sink, run_in_thread(Gateway(config, log=sink.fileno())) as gateway:
+        yield Door(gateway.url, gateway.address, gateway.metrics_url, folder, log, mint)
+
+
+@contextlib.contextmanager
+def run_in_thread(gateway: Gateway) -> Iterator[Gateway]:
+    """Start a gateway on an event loop in another thread, and stop it at the end."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def run(work: Coroutine[Any, Any, Any]) -> None:
+        asyncio.run_coroutine_threadsafe(work, loop).result(90)
+
+    try:
+        run(gateway.__aenter__())
+        try:
+            yield gateway
+        finally:
+            run(gateway.stop())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+@pytest.fixture(scope="session")
+def door(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """A gateway before the one server; its limits are out of the way."""
+    with open_door([triton], tmp_path_factory.mktemp("door")) as running:
+        yield running

@@ -41,6 +41,7 @@ _CODES = (
     Code("unknown_field", "A field is not known", 400, "INVALID_ARGUMENT"),
     Code("unsupported", "This is not offered", 400, "INVALID_ARGUMENT"),
     Code("too_deep", "The JSON is nested too deeply", 400, "INVALID_ARGUMENT"),
+    Code("too_wide", "The JSON has too many members", 400, "INVALID_ARGUMENT"),
     Code("text_refused", "The text matches a pattern that is denied here", 400, "INVALID_ARGUMENT"),
     Code("wrong_task", "The model does another task", 400, "INVALID_ARGUMENT"),
     Code("unauthenticated", "No valid token or key", 401, "UNAUTHENTICATED"),

@@ -16,6 +16,8 @@ SCOPES_HEADER = "x-tritonforge-scopes"
 REQUEST_ID_HEADER = "x-request-id"
 POOL_HEADER = "x-tritonforge-pool"
 """On the way to the servers: which pool; by the facade, or by Envoy for KServe v2 requests."""
+SERVER_HEADER = "x-tritonforge-server"
+"""On the way back from the servers: which of a pool answered; by Envoy."""
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """How long a caller will wait, milliseconds."""
 

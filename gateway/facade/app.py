@@ -14,9 +14,9 @@ from starlette.responses import Response
 from gateway.config import GatewayConfig
 from gateway.errors import ApiError
 from gateway.facade import health, internal, metrics, openai, page, rest, websocket
-from gateway.facade.bodies import validation_error
 from gateway.facade.problems import answer_api_error, answer_fault, answer_http_error, problem_response
 from gateway.facade.state import open_facade
+from gateway.facade.validation import validation_error
 from tritonforge import __version__
 
 

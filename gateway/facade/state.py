@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 from gateway.config import GatewayConfig
 from gateway.guards.answers import AnswerCache
+from gateway.guards.open_sockets import OpenSockets
 from gateway.guards.screen import PromptScreen
 from gateway.guards.shared_limits import SharedLimiter
 from gateway.security.api_keys import ApiKeyStore
@@ -42,6 +43,7 @@ class Facade:
         classification: Labels.
         generation: Text. A further task is a further service here.
         statistics: Live figures of the models.
+        sockets: Open WebSockets.
     """
 
     config: GatewayConfig
@@ -56,6 +58,7 @@ class Facade:
     classification: ClassificationService
     generation: GenerationService
     statistics: Statistics
+    sockets: OpenSockets
 
 
 @contextlib.asynccontextmanager
@@ -86,6 +89,7 @@ async def open_facade(config: GatewayConfig, target: str) -> AsyncIterator[Facad
         ClassificationService(*parts),
         GenerationService(*parts),
         Statistics(channel, models),
+        OpenSockets(config.websocket),
     )
     await models.refresh()
     refreshing = asyncio.create_task(models.run())

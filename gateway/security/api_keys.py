@@ -18,7 +18,8 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ from tritonforge.errors import TritonForgeError, UsageError, first_line
 
 PREFIX = "tfk_"
 _SECRET_BYTES = 32
+_MAX_DAYS = 36_500
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _KEY = re.compile(r"tfk_([a-z][a-z0-9-]{0,30}-[0-9a-f]{6})_[A-Za-z0-9_-]{43}")
 _SCOPE = re.compile(rf"(?:{'|'.join(API_SCOPES)}|model:(?:\*|[\w.-]+))", re.ASCII)
@@ -60,6 +62,24 @@ class ApiKey(Section):
     def valid(self, now: datetime) -> bool:
         """Whether it opens anything."""
         return self.revoked is None and (self.expires is None or now < self.expires)
+
+
+@dataclass(frozen=True, slots=True)
+class NewApiKey:
+    """A key that was just made.
+
+    Attributes:
+        record: What is kept of it.
+        key: What its owner sends, as ``x-api-key``.
+    """
+
+    record: ApiKey
+    key: str = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """What revokes it."""
+        return self.record.id
 
 
 class _KeyFile(Section):
@@ -100,17 +120,17 @@ class ApiKeyStore:
         """
         return tuple(self._load().values())
 
-    def create(self, scopes: Sequence[str], name: str, expires: datetime | None = None) -> tuple[ApiKey, str]:
+    def create(self, scopes: Sequence[str], name: str, *, expires_in_days: float | None = None) -> NewApiKey:
         """Make a key.
 
         Args:
             scopes: What it opens: APIs (``embed``, ``classify``, ``generate``, ``kserve``) and models
                 (``model:NAME``, ``model:*``).
             name: What it is for, such as ``ci``; the ID begins with it. Names may repeat.
-            expires: When it ends by itself, with a time zone; None: it does not.
+            expires_in_days: When it ends by itself; None: it does not.
 
         Returns:
-            What is kept, and the key itself, which is kept nowhere.
+            The key, which is kept nowhere: show it now or never.
 
         Raises:
             UsageError: The name, a scope or the time is not allowed.
@@ -124,12 +144,13 @@ class ApiKeyStore:
                 mend="take lower-case letters, digits and hyphens, a letter first, 31 at most",
             )
         check_scopes(scopes)
-        if expires is not None and (expires.tzinfo is None or expires <= now):
+        if expires_in_days is not None and not 0 < expires_in_days <= _MAX_DAYS:
             raise UsageError(
-                f"{expires.isoformat()} is not in the future, or has no time zone",
-                where="expires",
-                mend="give a later time, such as 2027-01-31T00:00:00Z",
+                f"a key cannot end in {expires_in_days:g} days",
+                where="expires_in_days",
+                mend=f"give more than 0, and {_MAX_DAYS} at most; or none, and it does not end",
             )
+        expires = None if expires_in_days is None else now + timedelta(days=expires_in_days)
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         with self._changing() as keys:
             key_id = next(i for i in iter(lambda: f"{name}-{secrets.token_hex(3)}", "") if i not in keys)
@@ -139,7 +160,7 @@ class ApiKeyStore:
                 id=key_id, sha256=digest, scopes=tuple(dict.fromkeys(scopes)), created=now, expires=expires
             )
             keys[key_id] = record
-        return record, key
+        return NewApiKey(record, key)
 
     def revoke(self, key_id: str) -> ApiKey:
         """End a key for good; ending it twice changes nothing.

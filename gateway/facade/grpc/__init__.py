@@ -1,1 +1,5 @@
-"""gRPC ``tritonforge.v1.ModelService``, health and reflection."""
+"""gRPC: ModelService, health and reflection, on a socket of each facade process."""
+
+from gateway.facade.grpc.server import start_grpc
+
+__all__ = ["start_grpc"]

@@ -41,13 +41,14 @@ def keyed(path: Path) -> GatewayConfig:
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
 async def test_a_key_is_let_in_until_it_is_revoked(tmp_path: Path, method: str) -> None:
     store = ApiKeyStore(tmp_path / "keys.json")
-    record, key = store.create(["embed", "model:minilm"], "ci")
+    made = store.create(["embed", "model:minilm"], "ci")
+    key = made.key
     async with envoy(keyed(store.path)) as client:
         answer = await client.request(method, "/internal/admit/embed?x=1", headers={"x-api-key": key})
         assert answer.status_code == 200
-        assert answer.headers[SUBJECT_HEADER] == f"key:{record.id}"
+        assert answer.headers[SUBJECT_HEADER] == f"key:{made.id}"
         assert answer.headers[SCOPES_HEADER].split() == ["embed", "model:minilm"]
-        store.revoke(record.id)
+        store.revoke(made.id)
         answer = await client.request(method, "/internal/admit/embed", headers={"x-api-key": key})
     assert answer.status_code == 401
     assert answer.headers["content-type"] == "application/problem+json"

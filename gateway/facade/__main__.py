@@ -9,6 +9,7 @@ import uvicorn
 
 from gateway.config import GatewayConfig
 from gateway.facade.app import create_app
+from gateway.facade.serving import server_options
 from gateway.paths import RunPaths
 
 
@@ -19,14 +20,7 @@ def main() -> None:
     uvicorn.run(
         create_app(config, f"unix:{paths.egress}"),
         uds=str(paths.facade_http(worker)),
-        loop="uvloop",
-        http="httptools",
-        log_level="warning",
-        access_log=False,
-        ws_ping_interval=config.websocket.ping_interval_s,
-        ws_ping_timeout=config.websocket.ping_timeout_s,
-        ws_max_size=config.limits.max_body_bytes,
-        timeout_graceful_shutdown=int(config.resilience.drain_s),
+        **server_options(config),
     )
 
 

@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from gateway.config import GatewayConfig
 from gateway.errors import ApiError
-from gateway.facade import health, internal, metrics, openai, page, rest, websocket
+from gateway.facade import docs, health, internal, metrics, openai, page, rest, websocket
+from gateway.facade.openapi import DESCRIPTION, SUMMARY, TAGS, document
 from gateway.facade.problems import answer_api_error, answer_fault, answer_http_error, problem_response
 from gateway.facade.state import open_facade
 from gateway.facade.validation import validation_error
@@ -36,8 +37,12 @@ def create_app(config: GatewayConfig, target: str) -> FastAPI:
 
     app = FastAPI(
         title="tritonforge",
+        summary=SUMMARY,
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
         version=__version__,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json" if config.facade.docs else None,
@@ -49,6 +54,9 @@ def create_app(config: GatewayConfig, target: str) -> FastAPI:
     app.add_middleware(metrics.CountRequests)
     for room in (health, rest, openai, websocket, internal, metrics, page):
         app.include_router(room.router)
+    if config.facade.docs:
+        app.include_router(docs.router)
+    document(app, config)
     return app
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import structlog
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +18,41 @@ from gateway.errors import CODES, ApiError
 
 MEDIA_TYPE = "application/problem+json"
 logger = structlog.get_logger(__name__)
+
+
+class OpenAIError(BaseModel):
+    """What OpenAI's clients read."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Problem(BaseModel):
+    """An error, on every path.
+
+    Attributes:
+        type: ``urn:tritonforge:problem:`` and the code.
+        title: What the code means.
+        status: HTTP status.
+        detail: What was wrong.
+        code: For programs; docs/gateway_rest.md lists all.
+        field: Path of the field at fault, such as ``texts.3``.
+        mend: What the caller can do.
+        retry_after_s: Seconds after which trying again makes sense.
+        error: Below ``/v1`` only.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    field: str | None
+    mend: str | None
+    retry_after_s: float | None = None
+    error: OpenAIError | None = None
 
 
 def problem(error: ApiError, *, openai: bool = False) -> dict[str, Any]:
@@ -30,6 +66,8 @@ def problem(error: ApiError, *, openai: bool = False) -> dict[str, Any]:
         "field": error.field,
         "mend": error.mend,
     }
+    if error.retry_after_s is not None:
+        body["retry_after_s"] = error.retry_after_s
     if openai:
         body["error"] = {
             "message": f"{error.what}; {error.mend}" if error.mend else error.what,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ _WORDS = {
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
 }
+_PYDANTIC = re.compile("^(Value error, |Input |String |List )")
 _LONGEST = 120
 
 
@@ -52,7 +54,7 @@ def fault_error(fault: Mapping[str, Any], body: Any, others: int = 0) -> ApiErro
     """
     kind = fault["type"]
     field = _field(fault["loc"], body, missing=kind == "missing")
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = _PYDANTIC.sub("", fault["msg"])
     what = f"{field or 'the body'} {_WORDS.get(kind) or message[:1].lower() + message[1:]}"
     mend = "GET /openapi.json holds the schema" + (f"; {others} more fault(s) follow" if others else "")
     return ApiError(_CODES.get(kind, "invalid_value"), what, field=field, mend=mend)

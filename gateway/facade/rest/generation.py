@@ -68,7 +68,7 @@ class PredictFields(Body):
         default=None, ge=0, le=2**31 - 1, description="choose from so many tokens; 0: all", examples=[40]
     )
     seed: int | None = Field(
-        default=None, ge=0, le=2**63 - 1, description="the same seed gives the same output", examples=[7]
+        default=None, ge=0, le=2**53 - 1, description="the same seed gives the same output", examples=[7]
     )
     stop: list[StopString] | None = Field(
         default=None, max_length=16, description="strings at which the output ends", examples=[["\n\n"]]

@@ -15,6 +15,9 @@ class Issuer(Section):
     audiences: tuple[str, ...] = Field(min_length=1, description="one of them must be in `aud`")
     jwks_file: str | None = Field(default=None, description="file of its public keys; read again on change")
     jwks_uri: str | None = Field(default=None, description="or where it publishes them (https)")
+    ca_file: str | None = Field(
+        default=None, description="verify that host with these CAs instead of the system's"
+    )
     refresh_s: Seconds = Field(default=300, description="how long keys from jwks_uri are used unasked")
 
     @model_validator(mode="after")
@@ -56,7 +59,10 @@ class Auth(Section):
         ways = bool(self.issuers or self.development or self.api_keys)
         if self.disabled and ways:
             raise ValueError("auth.disabled leaves no meaning to issuers, development and api_keys")
-        names = [issuer.name for issuer in self.issuers]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two issuers of one name in {names}")
+        for what in ("name", "issuer"):
+            values = [getattr(issuer, what) for issuer in self.issuers]
+            if what == "issuer" and self.development is not None:
+                values.append(self.development.issuer)
+            if len(set(values)) != len(values):
+                raise ValueError(f"two issuers of one {what} in {values}")
         return self

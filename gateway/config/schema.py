@@ -10,7 +10,7 @@ from gateway.config.auth import Auth
 from gateway.config.limits import AnswerCache, Limits, Screen, WebSockets
 from gateway.config.pools import Pool, Region, Server
 from gateway.config.resilience import Resilience
-from gateway.config.sections import FreePort, Name, PositiveInt, Section
+from gateway.config.sections import FreePort, Name, PositiveInt, Seconds, Section
 
 
 class Tls(Section):
@@ -31,6 +31,10 @@ class Listen(Section):
     tls: Tls | None = None
     allow_origins: tuple[str, ...] = Field(default=(), description="CORS: origins of pages that may call")
     trusted_hops: int = Field(default=0, ge=0, description="proxies in front, whose X-Forwarded-For counts")
+    headers_timeout_s: Seconds = Field(
+        default=10, description="for all headers of a request, and for a TLS handshake"
+    )
+    idle_timeout_s: Seconds = Field(default=300, description="a connection without requests is closed then")
 
 
 class Metrics(Section):

@@ -16,6 +16,7 @@ from build_engines.repository.config import (
     LABELS_FILE,
     WARMUP_TEXT_FILE,
     ModelConfig,
+    cached_config,
     engine_config,
     ensemble_config,
     to_pbtxt,
@@ -55,7 +56,7 @@ def assemble(
     Raises:
         OSError: If the disk is full.
     """
-    names = ModelNames.of(recipe.name, compiled.engine)
+    names = ModelNames.of(recipe.name, compiled.engine, caches=recipe.cache.enabled)
     configs = {
         names.tokenizer: tokenizer_config(recipe, spec),
         names.ensemble: ensemble_config(recipe, spec, names),
@@ -65,6 +66,8 @@ def assemble(
         configs[names.fanout] = fanout_config(recipe, spec, compiled)
     else:
         configs[names.engine] = engine_config(recipe, spec, compiled)
+    if names.caches:
+        configs[names.cached] = cached_config(recipe, spec, names)
     manifest = {
         "recipe": recipe.name,
         "key": key,
@@ -90,7 +93,8 @@ def assemble(
 
     if spec.labels:
         labels = "".join(f"{label}\n" for label in spec.labels)
-        for place in (answering / str(version), answering, staging / names.ensemble):
+        ensembles = [staging / name for name in (names.ensemble, names.cached) if name in configs]
+        for place in (answering / str(version), answering, *ensembles):
             (place / LABELS_FILE).write_text(labels, encoding="utf-8")
 
 

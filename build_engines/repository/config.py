@@ -20,26 +20,19 @@ from tritonforge.recipe import Recipe, ServedTask
 ModelConfig = Any  # pb.ModelConfig; tritonclient publishes no types
 LABELS_FILE = "labels.txt"
 WARMUP_TEXT_FILE = "text"  # in the model's folder "warmup"
-TEXT, TOKENS = "text", "input_ids"
+TEXT, TOKENS, TOKEN_COUNT = "text", "input_ids", "token_count"
 
 
 def ensemble_config(recipe: Recipe, spec: ModelSpec, names: ModelNames) -> ModelConfig:
     """Config of the ensemble: text in, vectors or labels out."""
-    config = pb.ModelConfig(
-        name=names.ensemble, platform="ensemble", max_batch_size=recipe.batching.max_batch_size
-    )
-    config.input.add(name=TEXT, data_type=pb.TYPE_STRING, dims=[1])
-    outputs = add_outputs(config, spec)
-    steps = config.ensemble_scheduling.step
-    tokenize = steps.add(model_name=names.tokenizer, model_version=-1)
-    tokenize.input_map[TEXT] = TEXT
-    tokenize.output_map[TOKENS] = TOKENS
-    encode = steps.add(model_name=names.fanout if names.fans_out else names.engine, model_version=-1)
-    encode.input_map[TOKENS] = TOKENS
-    for output in outputs:
-        encode.output_map[output] = output
-    if recipe.cache.enabled:
-        config.response_cache.enable = True
+    config = _ensemble(names.ensemble, recipe, spec)
+    if names.caches:
+        step = config.ensemble_scheduling.step.add(model_name=names.cached, model_version=-1)
+        step.input_map[TEXT] = TEXT
+        for output in config.output:
+            step.output_map[output.name] = output.name
+    else:
+        _add_steps(config, names)
     declare_task(config, recipe, spec.task)
     set_parameters(config, max_length=spec.max_length)
     if spec.labels:
@@ -47,11 +40,47 @@ def ensemble_config(recipe: Recipe, spec: ModelSpec, names: ModelNames) -> Model
     return config
 
 
+def cached_config(recipe: Recipe, spec: ModelSpec, names: ModelNames) -> ModelConfig:
+    """Config of an ensemble within the ensemble, whose answers Triton keeps.
+
+    Triton looks an answer up by the inputs alone (core's ``cache_manager.cc``), so a request would get the
+    outputs that an earlier one had asked for. An outer ensemble asks an inner one for all of them, always.
+    """
+    config = _ensemble(names.cached, recipe, spec)
+    _add_steps(config, names)
+    config.response_cache.enable = True
+    return config
+
+
+def _ensemble(name: str, recipe: Recipe, spec: ModelSpec) -> ModelConfig:
+    """An ensemble of no steps yet."""
+    config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=recipe.batching.max_batch_size)
+    config.input.add(name=TEXT, data_type=pb.TYPE_STRING, dims=[1])
+    add_outputs(config, spec)
+    _add_token_count(config)
+    return config
+
+
+def _add_steps(config: ModelConfig, names: ModelNames) -> None:
+    """Text to tokens, tokens to the task's outputs."""
+    steps = config.ensemble_scheduling.step
+    tokenize = steps.add(model_name=names.tokenizer, model_version=-1)
+    tokenize.input_map[TEXT] = TEXT
+    tokenize.output_map[TOKENS] = TOKENS
+    tokenize.output_map[TOKEN_COUNT] = TOKEN_COUNT
+    encode = steps.add(model_name=names.fanout if names.fans_out else names.engine, model_version=-1)
+    encode.input_map[TOKENS] = TOKENS
+    for output in config.output:
+        if output.name != TOKEN_COUNT:
+            encode.output_map[output.name] = output.name
+
+
 def tokenizer_config(recipe: Recipe, spec: ModelSpec) -> ModelConfig:
     """Config of the tokenizer: STRING [b, 1] to ragged INT32 [b, n]."""
     config = python_model(ModelNames(recipe.name).tokenizer, recipe, recipe.instances.tokenizer)
     config.input.add(name=TEXT, data_type=pb.TYPE_STRING, dims=[1])
     config.output.add(name=TOKENS, data_type=pb.TYPE_INT32, dims=[-1])
+    _add_token_count(config)
     # Waiting for company is the engine's business; here it would only add to the latency.
     add_batching(config, recipe, delay_us=0)
     set_parameters(
@@ -113,8 +142,8 @@ def python_model(name: str, recipe: Recipe, count: int) -> ModelConfig:
     return config
 
 
-def add_outputs(config: ModelConfig, spec: ModelSpec) -> list[str]:
-    """Declare the task's outputs and give their names."""
+def add_outputs(config: ModelConfig, spec: ModelSpec) -> None:
+    """Declare the task's outputs."""
     if spec.task == "embedding":
         config.output.add(name="embedding", data_type=pb.TYPE_FP32, dims=[spec.width])
     else:
@@ -123,7 +152,11 @@ def add_outputs(config: ModelConfig, spec: ModelSpec) -> list[str]:
         config.output.add(
             name="scores", data_type=pb.TYPE_FP32, dims=[spec.width], label_filename=LABELS_FILE
         )
-    return [output.name for output in config.output]
+
+
+def _add_token_count(config: ModelConfig) -> None:
+    """Tokens of each text as the model reads it: cut at its longest, special tokens included."""
+    config.output.add(name=TOKEN_COUNT, data_type=pb.TYPE_INT32, dims=[1])
 
 
 def add_batching(config: ModelConfig, recipe: Recipe, delay_us: int) -> None:

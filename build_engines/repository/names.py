@@ -15,15 +15,17 @@ class ModelNames:
         ensemble: What clients call; the recipe's ``name``.
         fans_out: Whether the engine takes one text a request, as Triton's TensorRT backend does, so that a
             model between tokenizer and engine sends it the rows of a request one by one.
+        caches: Whether Triton keeps answers, which a model inside the ensemble does.
     """
 
     ensemble: str
     fans_out: bool = False
+    caches: bool = False
 
     @classmethod
-    def of(cls, name: str, engine: EngineName) -> ModelNames:
+    def of(cls, name: str, engine: EngineName, *, caches: bool = False) -> ModelNames:
         """The models of a recipe that an engine serves."""
-        return cls(name, fans_out=engine == "tensorrt")
+        return cls(name, fans_out=engine == "tensorrt", caches=caches)
 
     @property
     def tokenizer(self) -> str:
@@ -41,12 +43,17 @@ class ModelNames:
         return f"{self.ensemble}_fanout"
 
     @property
+    def cached(self) -> str:
+        """An ensemble within the ensemble, whose answers Triton keeps."""
+        return f"{self.ensemble}_cached"
+
+    @property
     def all(self) -> tuple[str, ...]:
         """Parts first: an ensemble must never be ahead of what it is made of."""
-        between = (self.fanout,) if self.fans_out else ()
+        between = ((self.fanout,) if self.fans_out else ()) + ((self.cached,) if self.caches else ())
         return (self.tokenizer, self.engine, *between, self.ensemble)
 
     @property
     def possible(self) -> tuple[str, ...]:
         """Every name that a build of the recipe with any engine may have published."""
-        return ModelNames(self.ensemble, fans_out=True).all
+        return ModelNames(self.ensemble, fans_out=True, caches=True).all

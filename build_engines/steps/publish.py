@@ -35,7 +35,7 @@ class PublishStep:
             tokenizer=context.keys["tokenize"],
             code=source_hash(python_backends.__file__) + source_hash(str(repository_package.__file__)),
         )
-        models = ModelNames.of(recipe.name, compiled.engine).all
+        models = ModelNames.of(recipe.name, compiled.engine, caches=recipe.cache.enabled).all
 
         def write(staging: Path, version: int) -> None:
             assemble(

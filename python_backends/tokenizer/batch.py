@@ -170,6 +170,12 @@ class BatchTokenizer:
         return matrix
 
 
+def count_tokens(result: Int32Array) -> Int32Array:
+    """Tokens of each text: INT32 [b, n] with filler to INT32 [b, 1]."""
+    counts: Int32Array = (result != FILLER).sum(axis=1, dtype=np.int32, keepdims=True)
+    return counts
+
+
 def _without_last_content_token(ids: list[int], special: list[int]) -> list[int]:
     """Drop the token before the closing special tokens.
 

@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 from ..metrics import Counters, Registry
 from ..settings import TokenizerSettings
 from ..threads import physical_cores
-from .batch import REASONS, BatchTokenizer, Rejection
+from .batch import REASONS, BatchTokenizer, Rejection, count_tokens
 
 TOKENS = "tritonforge_tokenized_tokens_total"
 TRUNCATED = "tritonforge_truncated_texts_total"
@@ -19,7 +19,7 @@ REJECTED = "tritonforge_rejected_requests_total"
 
 
 class TritonPythonModel:
-    """Texts STRING [b, 1] to ``input_ids`` INT32 [b, n]."""
+    """Texts STRING [b, 1] to ``input_ids`` INT32 [b, n], and ``token_count`` INT32 [b, 1]."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load ``tokenizer.json`` of the version folder and create the metrics.
@@ -60,13 +60,16 @@ class TritonPythonModel:
         batch = self._tokenizer.tokenize([get_input(request, "text").as_numpy() for request in requests])
         counts = {TOKENS: batch.tokens, TRUNCATED: batch.truncated}
         responses = []
-        for result in batch.results:
+        for request, result in zip(requests, batch.results, strict=True):
             if isinstance(result, Rejection):
                 counts[result.reason] = counts.get(result.reason, 0) + 1
                 error = pb_utils.TritonError(result.message, pb_utils.TritonError.INVALID_ARG)
                 responses.append(pb_utils.InferenceResponse(error=error))
             else:
-                responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("input_ids", result)]))
+                tensors = [pb_utils.Tensor("input_ids", result)]
+                if "token_count" in request.requested_output_names():
+                    tensors.append(pb_utils.Tensor("token_count", count_tokens(result)))
+                responses.append(pb_utils.InferenceResponse(tensors))
         self._counters.add(counts)
         return responses
 

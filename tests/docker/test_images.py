@@ -77,6 +77,7 @@ def serving(
 
 def embed(base_url: str, text: str) -> np.ndarray[Any, Any]:
     body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": [text]}]}
+    body["outputs"] = [{"name": "embedding"}]
     request = urllib.request.Request(f"{base_url}/v2/models/minilm/infer", json.dumps(body).encode())
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=60) as response:

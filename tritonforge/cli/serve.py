@@ -51,6 +51,13 @@ def serve(
     cache_mib: Annotated[
         int | None, typer.Option(min=0, help="Response cache in MiB; default: 64 if a model enables it.")
     ] = None,
+    cache_redis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Response cache in Redis instead; password: TRITONCACHE_REDIS_PASSWORD.",
+        ),
+    ] = None,
     log_verbose: Annotated[int, typer.Option(min=0, help="Triton's verbose log level.")] = 0,
     exit_timeout: Annotated[
         int, typer.Option(min=1, help="Seconds a stop waits for requests in flight.")
@@ -75,6 +82,7 @@ def serve(
         models=tuple(load or ()),
         engine_threads=engine_threads,
         cache_size_bytes=None if cache_mib is None else cache_mib << 20,
+        cache_redis=cache_redis,
         log_verbose=log_verbose,
         exit_timeout_s=exit_timeout,
         extra_args=tuple(triton_arg or ()),
@@ -121,10 +129,15 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
     with httpx.Client(base_url=server.http_url, timeout=30.0, trust_env=False) as client:
         triton = client.get("/v2").json()["version"]
         configs = {model: client.get(f"/v2/models/{model}/config").json() for model in server.models}
+    parts = {
+        step["model_name"]
+        for config in configs.values()
+        for step in config.get("ensemble_scheduling", {}).get("step", ())
+    }
     ensembles = [
         ServedEnsemble(model, _curl_lines(server.http_url, model, config))
         for model, config in configs.items()
-        if config.get("platform") == "ensemble"
+        if config.get("platform") == "ensemble" and model not in parts
     ]
     if as_json:
         print_json(

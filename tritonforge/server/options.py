@@ -23,6 +23,8 @@ class ServerOptions(BaseModel):
         exit_timeout_s: Seconds that a stop waits for requests in flight.
         cache_size_bytes: Size of the local response cache; 0 leaves the cache out; None: 64 MiB if a
             loaded model's configuration enables it, which is in vain on a server without a cache.
+        cache_redis: ``HOST:PORT`` of a Redis that holds the response cache instead, for servers that share
+            it; a password comes from the variable TRITONCACHE_REDIS_PASSWORD.
         engine_threads: Threads of one engine instance, over what its config.pbtxt says.
         http_threads: Threads of the HTTP front end; None: as many as usable CPUs, 2 to 8.
         extra_args: Further arguments for the tritonserver binary, passed last.
@@ -41,6 +43,7 @@ class ServerOptions(BaseModel):
     log_error: bool = True
     exit_timeout_s: int = Field(default=30, ge=1)
     cache_size_bytes: int | None = Field(default=None, ge=0)
+    cache_redis: str | None = None
     engine_threads: int | None = Field(default=None, ge=1)
     http_threads: int | None = Field(default=None, ge=1)
     extra_args: tuple[str, ...] = ()

@@ -27,18 +27,18 @@ import httpx
 import psutil
 
 from tritonforge.errors import ServerError
+from tritonforge.server.caches import cache_arguments
 from tritonforge.server.drain import Drain
 from tritonforge.server.locate import TritonInstallation, locate_tritonserver
 from tritonforge.server.logs import LogPump, decisive_lines
 from tritonforge.server.options import ENGINE_THREADS_VARIABLE, ServerOptions
 from tritonforge.server.ports import connect_host, free_ports
-from tritonforge.server.repository import find_models, wants_response_cache
+from tritonforge.server.repository import find_models
 from tritonforge.server.watchdog import StubWatchdog, scan_stubs
 
 logger = logging.getLogger(__name__)
 
 _SHM = Path("/dev/shm")  # where the Python backend maps its regions; Triton takes no other place
-_DEFAULT_CACHE_BYTES = 64 << 20
 _POLL_S = 0.05
 _END_GRACE_S = 3.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -141,6 +141,7 @@ class TritonServer:
 
         Raises:
             RepositoryError: There is nothing to load.
+            UsageError: Options do not go together.
             ServerError: tritonserver was not found, ended, or was not ready in time; the error
                 carries the lines of its output that say why. Nothing is left running then.
         """
@@ -279,13 +280,7 @@ class TritonServer:
         ]
         if backends is not None:
             command.append(f"--backend-directory={backends}")
-        cache_size = options.cache_size_bytes
-        if cache_size is None:
-            cache_size = _DEFAULT_CACHE_BYTES if wants_response_cache(self.repository, self.models) else 0
-        if cache_size:
-            command.append(f"--cache-config=local,size={cache_size}")
-            if installation.cache_directory is not None:
-                command.append(f"--cache-directory={installation.cache_directory}")
+        command += cache_arguments(options, installation, self.repository, self.models)
         return [*command, *options.extra_args]
 
     def _drain_and_end(self, process: subprocess.Popen[bytes]) -> int:

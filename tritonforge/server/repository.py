@@ -9,6 +9,7 @@ from pathlib import Path
 from tritonforge.errors import RepositoryError
 
 _CACHE_ENABLED = re.compile(r"response_cache\s*:?\s*\{[^}]*enable\s*:\s*true")
+_STEP = re.compile(r'model_name\s*:\s*"([^"]+)"')
 _MEND = "tritonforge build recipes/minilm.yaml"
 
 
@@ -50,6 +51,15 @@ def find_models(repository: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]
 
 
 def wants_response_cache(repository: Path, models: Iterable[str]) -> bool:
-    """Say whether the configuration of one of ``models`` enables the response cache."""
-    texts = ((repository / model / "config.pbtxt").read_text(encoding="utf-8") for model in models)
-    return any(_CACHE_ENABLED.search(text) for text in texts)
+    """Say whether the configuration of one of ``models``, or of a part of it, enables the response cache."""
+    wanted, seen = list(models), set[str]()
+    while wanted:
+        path = repository / (model := wanted.pop()) / "config.pbtxt"
+        if model in seen or not path.is_file():  # a missing part is Triton's to complain of
+            continue
+        seen.add(model)
+        text = path.read_text(encoding="utf-8")
+        if _CACHE_ENABLED.search(text):
+            return True
+        wanted += _STEP.findall(text)
+    return False

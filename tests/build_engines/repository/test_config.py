@@ -12,7 +12,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from build_engines.engines import CompiledEngine
-from build_engines.repository.config import engine_config, ensemble_config, to_pbtxt, tokenizer_config
+from build_engines.repository.config import (
+    cached_config,
+    engine_config,
+    ensemble_config,
+    to_pbtxt,
+    tokenizer_config,
+)
 from build_engines.repository.names import ModelNames
 from build_engines.spec import ModelSpec
 from python_backends.settings import EncoderSettings, TokenizerSettings
@@ -26,9 +32,13 @@ def read(config: Any) -> Any:
     return text_format.Parse(to_pbtxt(config), pb.ModelConfig())
 
 
+def recipe_of(**keys: Any) -> Recipe:
+    return Recipe.model_validate({"name": "toy", "model": "package:toy", **keys})
+
+
 def configs(spec: ModelSpec = EMBEDDING, precision: Precision = "fp32", **keys: Any) -> tuple[Any, Any, Any]:
     """Tokenizer, engine and ensemble."""
-    recipe = Recipe.model_validate({"name": "toy", "model": "package:toy", **keys})
+    recipe = recipe_of(**keys)
     compiled = CompiledEngine("openvino", precision, "packed", Path(), "model.xml")
     return (
         read(tokenizer_config(recipe, spec)),
@@ -52,12 +62,16 @@ def test_the_three_models_fit_together() -> None:
     tokenizer, engine, ensemble = configs()
     assert [each.name for each in (tokenizer, engine, ensemble)] == ["toy_tokenizer", "toy_engine", "toy"]
     assert tensors(ensemble.input) == tensors(tokenizer.input) == [("text", pb.TYPE_STRING, [1])]
-    assert tensors(tokenizer.output) == tensors(engine.input) == [("input_ids", pb.TYPE_INT32, [-1])]
-    assert tensors(engine.output) == tensors(ensemble.output) == [("embedding", pb.TYPE_FP32, [384])]
+    assert tensors(engine.input) == [("input_ids", pb.TYPE_INT32, [-1])]
+    assert tensors(engine.output) == [("embedding", pb.TYPE_FP32, [384])]
+    count = [("token_count", pb.TYPE_INT32, [1])]
+    assert tensors(tokenizer.output) == tensors(engine.input) + count
+    assert tensors(ensemble.output) == tensors(engine.output) + count
     tokenize, encode = ensemble.ensemble_scheduling.step
     assert (tokenize.model_name, encode.model_name) == ("toy_tokenizer", "toy_engine")
     assert tokenize.model_version == encode.model_version == -1
     assert tokenize.output_map["input_ids"] == encode.input_map["input_ids"]
+    assert tokenize.output_map["token_count"] == "token_count"
     assert dict(encode.output_map) == {"embedding": "embedding"}
     assert (tokenizer.backend, engine.backend, ensemble.platform) == ("python", "python", "ensemble")
 
@@ -70,8 +84,8 @@ def test_a_classifier_has_labels() -> None:
         ("scores", pb.TYPE_FP32, [2]),
     ]
     for config in (engine, ensemble):
-        assert tensors(config.output) == expected
-        assert [output.label_filename for output in config.output] == ["", "", "labels.txt"]
+        assert tensors(config.output)[:3] == expected
+        assert [output.label_filename for output in config.output][:3] == ["", "", "labels.txt"]
     assert dict(ensemble.ensemble_scheduling.step[1].output_map) == {
         name: name for name in ("label", "score", "scores")
     }
@@ -140,13 +154,20 @@ def test_priorities() -> None:
         assert config.dynamic_batching.default_priority_level == 2
 
 
-def test_the_cache_is_on_the_ensemble_alone() -> None:
-    assert [config.response_cache.enable for config in configs()] == [False] * 3
-    assert [config.response_cache.enable for config in configs(cache={"enabled": True})] == [
-        False,
-        False,
-        True,
-    ]
+def test_answers_are_kept_by_an_ensemble_within_that_gives_all_outputs() -> None:
+    recipe, names = recipe_of(cache={"enabled": True}), ModelNames.of("toy", "openvino", caches=True)
+    outer = read(ensemble_config(recipe, CLASSIFIER, names))
+    inner = read(cached_config(recipe, CLASSIFIER, names))
+    assert [config.response_cache.enable for config in (*configs(), outer, inner)] == [False] * 4 + [True]
+    (step,) = outer.ensemble_scheduling.step
+    assert (step.model_name, dict(step.input_map)) == (inner.name, {"text": "text"})
+    assert dict(step.output_map) == {name: name for name in ("label", "score", "scores", "token_count")}
+    assert tensors(outer.output) == tensors(inner.output)
+    uncached = configs(CLASSIFIER)[2]
+    assert inner.ensemble_scheduling == uncached.ensemble_scheduling
+    # What others are told is said once.
+    assert outer.parameters == uncached.parameters
+    assert not inner.parameters
 
 
 def parameters(config: Any) -> dict[str, str]:

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from build_engines.engines import CompiledEngine
-from build_engines.repository.config import ensemble_config, to_pbtxt, tokenizer_config
+from build_engines.repository.config import cached_config, to_pbtxt, tokenizer_config
 from build_engines.repository.names import ModelNames
 from build_engines.repository.tensorrt_config import fanout_config, plan_config
 from build_engines.spec import ModelSpec
@@ -191,9 +191,9 @@ def test_the_fan_out_answers_as_a_cpu_engine_does() -> None:
 
 
 def test_the_ensemble_goes_through_the_fan_out() -> None:
-    names = ModelNames.of("toy", "tensorrt")
+    names = ModelNames.of("toy", "tensorrt", caches=True)
     keys: dict[str, Any] = {"cache": {"enabled": True}}
-    ensemble = read(ensemble_config(recipe(**keys), CLASSIFIER, names))
+    ensemble = read(cached_config(recipe(**keys), CLASSIFIER, names))
     tokenize, answer = ensemble.ensemble_scheduling.step
     assert (tokenize.model_name, answer.model_name) == ("toy_tokenizer", "toy_fanout")
     assert tokenize.output_map["input_ids"] == answer.input_map["input_ids"]
@@ -212,4 +212,6 @@ def test_the_ensemble_goes_through_the_fan_out() -> None:
 def test_names() -> None:
     assert ModelNames.of("toy", "openvino").all == ("toy_tokenizer", "toy_engine", "toy")
     assert ModelNames.of("toy", "tensorrt").all == ("toy_tokenizer", "toy_engine", "toy_fanout", "toy")
-    assert set(ModelNames("toy").possible) == set(ModelNames.of("toy", "tensorrt").all)
+    cached = ModelNames.of("toy", "tensorrt", caches=True).all
+    assert cached == ("toy_tokenizer", "toy_engine", "toy_fanout", "toy_cached", "toy")
+    assert set(ModelNames("toy").possible) == set(cached)

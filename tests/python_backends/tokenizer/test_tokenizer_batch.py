@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from python_backends.settings import TokenizerSettings
-from python_backends.tokenizer.batch import BatchTokenizer, Rejection
+from python_backends.tokenizer.batch import BatchTokenizer, Rejection, count_tokens
 
 MAX_LENGTH = 12
 
@@ -37,6 +37,17 @@ def test_rows_are_the_texts_ids_and_short_ones_end_in_filler(
     assert several[1].tolist() == [*token_ids("hi"), -1, -1]
     assert several[2].tolist() == [*token_ids(""), -1, -1, -1]
     assert batch.tokens == sum(len(token_ids(text)) for text in ("one", "a longer text", "hi", ""))
+
+
+def test_tokens_are_counted_text_by_text(
+    tokenizer: BatchTokenizer, token_ids: Callable[[str], list[int]]
+) -> None:
+    texts = ["one", "a longer text", "", "word " * 50]
+    (result,) = tokenizer.tokenize([request_of(*texts)]).results
+    assert isinstance(result, np.ndarray)
+    counts = count_tokens(result)
+    assert counts.dtype == np.int32
+    assert counts.tolist() == [[min(len(token_ids(text)), MAX_LENGTH)] for text in texts]
 
 
 def test_nul_bytes_are_text(tokenizer: BatchTokenizer, token_ids: Callable[[str], list[int]]) -> None:

@@ -46,7 +46,7 @@ def _nothing(value: Any) -> Any:
     return value
 
 
-Nothing = Annotated[list[Any] | None, BeforeValidator(_nothing), Field(max_length=0)]
+Nothing = Annotated[Annotated[list[Any], Field(max_length=0)] | None, BeforeValidator(_nothing)]
 """A member that the official client repeats from an answer, where it asks for nothing."""
 
 

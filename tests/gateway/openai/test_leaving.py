@@ -1,0 +1,71 @@
+"""Who leaves frees the place of the request on the server."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tritonforge.server import TritonServer
+
+LINE = re.compile(r'reason="(\w+)".* (\S+)$')
+LONG: dict[str, Any] = {
+    "model": "tinygen",
+    "messages": [{"role": "user", "content": "Go on."}],
+    "temperature": 1,
+    "max_tokens": 200,
+    "extra_body": {"ignore_eos": True},
+}
+
+
+class Ended:
+    """How many requests of the generator have ended since now, by their reason."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._before = self._settled()
+
+    def settled(self, at_least: int) -> Counter[str]:
+        """Once so many have ended."""
+        limit = time.monotonic() + 10
+        while (found := self._settled() - self._before).total() < at_least and time.monotonic() < limit:
+            time.sleep(0.1)
+        return found
+
+    def _settled(self) -> Counter[str]:
+        """The model hands its counts over now and then: ask until two answers agree."""
+        found, before = self._read(), None
+        while found != before:
+            time.sleep(0.3)
+            found, before = self._read(), found
+        return found
+
+    def _read(self) -> Counter[str]:
+        lines = httpx.get(self._url).text.splitlines()
+        ended = [LINE.search(line) for line in lines if "finished_requests_total{" in line]
+        return Counter({found[1]: int(float(found[2])) for found in ended if found})
+
+
+@pytest.fixture
+def ended(triton: TritonServer) -> Ended:
+    return Ended(triton.metrics_url)
+
+
+def test_a_stream_that_is_left(client: openai.OpenAI, ended: Ended) -> None:
+    with client.chat.completions.create(**LONG, n=4, stream=True) as stream:
+        next(stream)
+    assert ended.settled(at_least=4) == {"cancelled": 4}
+
+
+def test_a_whole_answer_that_is_not_waited_for(client: openai.OpenAI, ended: Ended) -> None:
+    for patience in (0.05, 0.1):  # a busy machine may not have begun so soon
+        with pytest.raises(openai.APITimeoutError):
+            client.with_options(timeout=patience).chat.completions.create(**LONG, n=8)
+        if found := ended.settled(at_least=1):
+            break
+    assert found.keys() == {"cancelled"}

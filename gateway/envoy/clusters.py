@@ -18,7 +18,6 @@ from gateway.config.resilience import Resilience
 from gateway.envoy.endpoints import endpoints, transport_socket
 from gateway.envoy.pools import (
     PROTOCOLS,
-    TYPE,
     Protocol,
     home_cluster,
     overflow_cluster,
@@ -26,6 +25,7 @@ from gateway.envoy.pools import (
     region_cluster,
     seconds,
 )
+from gateway.envoy.typed import extension, typed
 from gateway.paths import RunPaths
 
 __all__ = ["pool_action", "pool_clusters", "write_clusters"]
@@ -34,12 +34,15 @@ Order = Mapping[str, Sequence[str]]
 """Names of the home regions of each pool, the preferred one first; a pool left out keeps its file's order."""
 
 _READY_PATH = "/v2/health/ready"
+# Drawn with replacement: with two servers and two draws, a slow one would get every fourth request.
+_DRAWN = 4
 # A connection carries so many requests at once before another is opened: gRPC's usual bound, by which a
 # server's threads share the work of many connections.
 _STREAMS = 100
 _IDLE_S = 60
 # What is sent and not acknowledged for so long was sent to a place that is cut off.
 _UNACKNOWLEDGED_MS = 10_000
+_HTTP_OPTIONS = "extensions.upstreams.http.v3.HttpProtocolOptions"
 _TCP, _TCP_USER_TIMEOUT = 6, 18
 
 
@@ -54,9 +57,7 @@ def write_clusters(config: GatewayConfig, paths: RunPaths, order: Order | None =
     Raises:
         GatewayConfigError: A region asks for TLS, and this machine's CAs are not found.
     """
-    resources = [
-        {"@type": f"{TYPE}config.cluster.v3.Cluster", **cluster} for cluster in pool_clusters(config, order)
-    ]
+    resources = [typed("config.cluster.v3.Cluster", **each) for each in pool_clusters(config, order)]
     body = json.dumps(resources, sort_keys=True)
     version = hashlib.sha256(body.encode()).hexdigest()[:16]
     fresh = paths.clusters.with_suffix(".new")
@@ -109,13 +110,11 @@ def _aggregate(resilience: Resilience, name: str, members: Sequence[str]) -> dic
         "name": name,
         "connect_timeout": seconds(resilience.connect_timeout_s),
         "lb_policy": "CLUSTER_PROVIDED",
-        "cluster_type": {
-            "name": "envoy.clusters.aggregate",
-            "typed_config": {
-                "@type": f"{TYPE}extensions.clusters.aggregate.v3.ClusterConfig",
-                "clusters": list(members),
-            },
-        },
+        "cluster_type": extension(
+            "envoy.clusters.aggregate",
+            "extensions.clusters.aggregate.v3.ClusterConfig",
+            clusters=list(members),
+        ),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         # Retries are counted here; all else where the servers are.
         "circuit_breakers": _breakers(resilience),
@@ -137,9 +136,7 @@ def _region(resilience: Resilience, pool: Pool, region: Region, protocol: Protoc
         "health_checks": [_health_check(resilience, protocol)],
         "outlier_detection": _outliers(resilience),
         "circuit_breakers": _breakers(resilience),
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _protocol_options(protocol)
-        },
+        "typed_extension_protocol_options": {f"envoy.{_HTTP_OPTIONS}": _protocol_options(protocol)},
         "upstream_connection_options": {
             "tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 10, "keepalive_interval": 5}
         },
@@ -161,27 +158,20 @@ def _region(resilience: Resilience, pool: Pool, region: Region, protocol: Protoc
 
 
 def _least_request(resilience: Resilience) -> dict[str, Any]:
-    """Of two servers by chance the one with fewer requests in flight.
+    """Of a few servers drawn by lot, the one with the fewest requests in flight.
 
     Not of all: one that fails fast has the fewest, and would get every request and every retry.
     """
-    return {
-        "policies": [
-            {
-                "typed_extension_config": {
-                    "name": "envoy.load_balancing_policies.least_request",
-                    "typed_config": {
-                        "@type": f"{TYPE}extensions.load_balancing_policies.least_request.v3.LeastRequest",
-                        "choice_count": 2,
-                        "slow_start_config": {
-                            "slow_start_window": seconds(resilience.slow_start_s),
-                            "min_weight_percent": {"value": 10},
-                        },
-                    },
-                }
-            }
-        ]
-    }
+    policy = extension(
+        "envoy.load_balancing_policies.least_request",
+        "extensions.load_balancing_policies.least_request.v3.LeastRequest",
+        choice_count=_DRAWN,
+        slow_start_config={
+            "slow_start_window": seconds(resilience.slow_start_s),
+            "min_weight_percent": {"value": 10},
+        },
+    )
+    return {"policies": [{"typed_extension_config": policy}]}
 
 
 def _health_check(resilience: Resilience, protocol: Protocol) -> dict[str, Any]:
@@ -254,8 +244,8 @@ def _protocol_options(protocol: Protocol) -> dict[str, Any]:
                 "connection_keepalive": {"connection_idle_interval": "5s", "timeout": "5s"},
             }
         }
-    return {
-        "@type": f"{TYPE}extensions.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": explicit,
-        "common_http_protocol_options": {"idle_timeout": seconds(_IDLE_S)},
-    }
+    return typed(
+        _HTTP_OPTIONS,
+        explicit_http_config=explicit,
+        common_http_protocol_options={"idle_timeout": seconds(_IDLE_S)},
+    )

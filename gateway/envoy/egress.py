@@ -9,8 +9,9 @@ from typing import Any
 
 from gateway.config import GatewayConfig
 from gateway.config.pools import Pool
-from gateway.envoy.pools import TYPE, pool_action
-from gateway.identity import POOL_HEADER
+from gateway.envoy.pools import pool_action
+from gateway.envoy.typed import extension, header, pipe, typed
+from gateway.identity import POOL_HEADER, SERVER_HEADER
 from gateway.paths import RunPaths
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -25,50 +26,41 @@ def egress_listener(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
         config: ``gateway.yaml``.
         paths: ``egress`` is the socket.
     """
+    manager = {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": _connection_manager(config),
+    }
     return {
         "name": "egress",
-        "address": {"pipe": {"path": str(paths.egress), "mode": 0o600}},
-        "filter_chains": [
-            {
-                "filters": [
-                    {
-                        "name": "envoy.filters.network.http_connection_manager",
-                        "typed_config": _connection_manager(config),
-                    }
-                ]
-            }
-        ],
+        "address": pipe(paths.egress),
+        "filter_chains": [{"filters": [manager]}],
     }
 
 
 def _connection_manager(config: GatewayConfig) -> dict[str, Any]:
-    router = f"{TYPE}extensions.filters.http.router.v3.Router"
-    return {
-        "@type": f"{TYPE}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "egress",
-        "codec_type": "HTTP2",
-        "http2_protocol_options": {"max_concurrent_streams": _STREAMS},
-        "internal_address_config": {"unix_sockets": True},
-        # Routes have their own.
-        "stream_idle_timeout": "0s",
-        "generate_request_id": False,
-        "http_filters": [
-            {"name": "envoy.filters.http.router", "typed_config": {"@type": router}},
-        ],
-        "route_config": {
-            "name": "egress",
-            "virtual_hosts": [
-                {
-                    "name": "pools",
-                    "domains": ["*"],
-                    # What fits may be sent again, when a server fails before it answers.
-                    "request_body_buffer_limit": max(_BUFFER, config.limits.max_body_bytes),
-                    "routes": [route for pool in config.pools for route in _routes(config, pool)]
-                    + [_no_such_pool()],
-                }
-            ],
-        },
+    pools = {
+        "name": "pools",
+        "domains": ["*"],
+        # What fits may be sent again, when a server fails before it answers.
+        "request_body_buffer_limit": max(_BUFFER, config.limits.max_body_bytes),
+        "response_headers_to_add": [header(SERVER_HEADER, "%UPSTREAM_HOST%")],
+        "routes": [*(route for pool in config.pools for route in _routes(config, pool)), _no_such_pool()],
     }
+    return typed(
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="egress",
+        codec_type="HTTP2",
+        http2_protocol_options={"max_concurrent_streams": _STREAMS},
+        internal_address_config={"unix_sockets": True},
+        stream_idle_timeout="0s",  # routes have their own
+        generate_request_id=False,
+        http_filters=[extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router")],
+        route_config={
+            "name": "egress",
+            "validate_clusters": False,  # they come by CDS, after this
+            "virtual_hosts": [pools],
+        },
+    )
 
 
 def _routes(config: GatewayConfig, pool: Pool) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.pools import Region
-from gateway.envoy.pools import TYPE, Protocol, seconds
+from gateway.envoy.pools import Protocol, seconds
+from gateway.envoy.typed import endpoint, extension, socket_address
 from gateway.errors import GatewayConfigError
 
 _CA_FILES = (
@@ -74,10 +75,10 @@ def endpoints(name: str, region: Region, protocol: Protocol) -> dict[str, Any]:
 
 
 def _endpoint(host: str, port: int) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {"address": {"socket_address": {"address": host, "port_value": port}}}
+    found = endpoint(socket_address(host, port))
     if not _is_address(host):
-        endpoint["hostname"] = host.removesuffix(".")
-    return {"endpoint": endpoint}
+        found["endpoint"]["hostname"] = host.removesuffix(".")
+    return found
 
 
 def transport_socket(region: Region, protocol: Protocol) -> dict[str, Any]:
@@ -91,20 +92,18 @@ def transport_socket(region: Region, protocol: Protocol) -> dict[str, Any]:
         {"san_type": "IP_ADDRESS" if _is_address(host) else "DNS", "matcher": {"exact": host}}
         for host in hosts
     ]
-    return {
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": f"{TYPE}extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "auto_host_sni": True,
-            "common_tls_context": {
-                "alpn_protocols": ["h2" if protocol == "grpc" else "http/1.1"],
-                "validation_context": {
-                    "trusted_ca": {"filename": region.ca_file or system_ca_file()},
-                    "match_typed_subject_alt_names": names,
-                },
+    return extension(
+        "envoy.transport_sockets.tls",
+        "extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        auto_host_sni=True,
+        common_tls_context={
+            "alpn_protocols": ["h2" if protocol == "grpc" else "http/1.1"],
+            "validation_context": {
+                "trusted_ca": {"filename": region.ca_file or system_ca_file()},
+                "match_typed_subject_alt_names": names,
             },
         },
-    }
+    )
 
 
 def system_ca_file() -> str:

@@ -6,10 +6,15 @@ from typing import Any, Literal
 
 from gateway.config import GatewayConfig
 from gateway.config.pools import Pool
+from gateway.envoy.typed import extension
 
 Protocol = Literal["http", "grpc"]
 PROTOCOLS: tuple[Protocol, ...] = ("http", "grpc")
-TYPE = "type.googleapis.com/envoy."
+
+_PREVIOUS_HOSTS = "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+_PREVIOUS_PRIORITIES = "extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
+# The choice of a server is repeated so often until it falls on one that was not tried.
+_CHOICES = 100
 
 
 def seconds(value: float) -> str:
@@ -94,31 +99,29 @@ def _retry_policy(config: GatewayConfig, protocol: Protocol, streams: bool) -> d
     if retries.attempts == 0:
         return {"num_retries": 0}
     causes = ["connect-failure", "refused-stream", "reset"]
-    causes.append("unavailable" if protocol == "grpc" else "retriable-status-codes")
-    policy: dict[str, Any] = {
+    policy: dict[str, Any]
+    # A Triton that is stopping has unloaded its models, and answers so until its connections end. Over HTTP
+    # only the status tells, which a wrong name gets too.
+    if protocol == "grpc":
+        unloaded = {"name": "grpc-message", "string_match": {"contains": "has no available versions"}}
+        causes += ["unavailable", "retriable-headers"]
+        policy = {"retriable_headers": [unloaded]}
+    else:
+        causes.append("retriable-status-codes")
+        policy = {"retriable_status_codes": [404, 503]}
+    policy |= {
         "retry_on": ",".join(causes),
         "num_retries": retries.attempts,
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.250s"},
-        "retry_host_predicate": [
-            {
-                "name": "envoy.retry_host_predicates.previous_hosts",
-                "typed_config": {
-                    "@type": f"{TYPE}extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-                },
-            }
-        ],
-        "host_selection_retry_max_attempts": 5,
+        "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", _PREVIOUS_HOSTS)],
+        "host_selection_retry_max_attempts": _CHOICES,
         # The last try is made in the next region.
-        "retry_priority": {
-            "name": "envoy.retry_priorities.previous_priorities",
-            "typed_config": {
-                "@type": f"{TYPE}extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-                "update_frequency": retries.attempts,
-            },
-        },
+        "retry_priority": extension(
+            "envoy.retry_priorities.previous_priorities",
+            _PREVIOUS_PRIORITIES,
+            update_frequency=retries.attempts,
+        ),
     }
-    if protocol == "http":
-        policy["retriable_status_codes"] = [503]
     if streams:
         policy["per_try_idle_timeout"] = seconds(config.resilience.stream_idle_timeout_s)
     else:

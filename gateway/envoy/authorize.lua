@@ -69,6 +69,11 @@ function identify(handle)
     return refuse(handle, "not_found", "there is nothing at this path", "GET /openapi.json lists every path")
   elseif api == "open" then
     return
+  elseif handle:metadata():get("model") == "message" and (headers:get("grpc-encoding") or "identity") ~= "identity" then
+    return refuse(
+      handle, "invalid_value", "a compressed message does not show which model it is for", "send it uncompressed",
+      "grpc-encoding"
+    )
   elseif SETTINGS.open_to_all then
     return set_identity(headers, "anonymous", SETTINGS.all_scopes)
   elseif headers:get("x-api-key") then

@@ -16,7 +16,8 @@ from gateway.paths import RunPaths
 
 STAT_PREFIX = "door"
 _MANAGER = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-_SLACK = 64 << 10
+_BUFFER = 256 << 10
+"""Bytes held of one connection, beyond which its sender has to wait."""
 _WINDOW = 64 << 10
 _STREAMS = 128
 _PING_S, _PONG_S = 30.0, 10.0
@@ -45,7 +46,7 @@ def door_listener(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
         "address": socket_address(listen.host, listen.port),
         "traffic_direction": "INBOUND",  # what `drain_listeners?inboundonly` means
         "socket_options": _keepalive(),
-        "per_connection_buffer_limit_bytes": config.limits.max_body_bytes + _SLACK,
+        "per_connection_buffer_limit_bytes": _BUFFER,
         "filter_chains": [chain],
     }
 

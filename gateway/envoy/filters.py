@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from gateway.config import GatewayConfig
 from gateway.config.limits import TokenBucket
 from gateway.envoy import auth, lua
-from gateway.envoy.routes import ADAPTIVE, BUFFER
+from gateway.envoy.routes import ADAPTIVE, BUFFER, LIMIT_HEADERS, SUBJECT_LIMIT
 from gateway.envoy.typed import extension, header, percent
 from gateway.identity import SUBJECT_HEADER
 from gateway.paths import RunPaths
@@ -43,21 +44,22 @@ def _filters(config: GatewayConfig, paths: RunPaths) -> Iterator[dict[str, Any]]
     if limits.address is not None:
         yield _address_limit(limits.address)
     yield lua.credentials_filter(config)
-    for check in (auth.jwt_filter(config, paths), None):
-        if check is not None:
-            yield check
+    tokens = auth.jwt_filter(config, paths)
+    if tokens is not None:
+        yield tokens
     yield lua.identify_filter(config)
     admission = auth.admission_filter(config)
     if admission is not None:
         yield admission
-    yield _model_names()
-    yield lua.authorize_filter(config)
     if limits.local is not None:
         yield _limit_headers()
         yield _subject_limit(limits.local)
+    # Before the model's name is read: it also lets that filter hold back as much, where HTTP/2 has less.
     yield extension(
         BUFFER, "extensions.filters.http.buffer.v3.Buffer", max_request_bytes=limits.max_body_bytes
     )
+    yield _model_names()
+    yield lua.authorize_filter(config)
     if config.resilience.adaptive_concurrency:
         yield _adaptive_concurrency(config)
     yield extension(
@@ -73,21 +75,23 @@ def _address_limit(bucket: TokenBucket) -> dict[str, Any]:
         header("ratelimit-remaining", "0"),
         header("ratelimit-reset", "1"),
     ]
-    return _limit("address", bucket, by, "masked_remote_address", response_headers_to_add=said)
+    return _limit(
+        "tritonforge.limit.address", bucket, by, "masked_remote_address", response_headers_to_add=said
+    )
 
 
 def _subject_limit(bucket: TokenBucket) -> dict[str, Any]:
     by = {"request_headers": {"header_name": SUBJECT_HEADER, "descriptor_key": "subject"}}
-    return _limit("subject", bucket, by, "subject", enable_x_ratelimit_headers="DRAFT_VERSION_03")
+    return _limit(SUBJECT_LIMIT, bucket, by, "subject", enable_x_ratelimit_headers="DRAFT_VERSION_03")
 
 
 def _limit(name: str, bucket: TokenBucket, by: dict[str, Any], key: str, **more: Any) -> dict[str, Any]:
     every_second = {"tokens_per_fill": bucket.per_second, "fill_interval": "1s", "max_tokens": bucket.burst}
     open_to_all = {"tokens_per_fill": _UNBOUNDED, "fill_interval": "1s", "max_tokens": _UNBOUNDED}
     return extension(
-        f"tritonforge.limit.{name}",
+        name,
         "extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
-        stat_prefix=f"limit_{name}",
+        stat_prefix=name.replace(".", "_"),
         filter_enabled=percent(100),
         filter_enforced=percent(100),
         rate_limited_as_resource_exhausted=True,
@@ -105,7 +109,7 @@ def _limit_headers() -> dict[str, Any]:
     """Envoy's names into those of the IETF draft, unless the facade has told of a shared limit."""
     names = ("limit", "remaining", "reset")
     return extension(
-        "envoy.filters.http.header_mutation",
+        LIMIT_HEADERS,
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
         mutations={
             "response_mutations": [
@@ -127,18 +131,12 @@ def _model_names() -> dict[str, Any]:
     return extension(
         "envoy.filters.http.grpc_field_extraction",
         "extensions.filters.http.grpc_field_extraction.v3.GrpcFieldExtractionConfig",
-        descriptor_set={"inline_bytes": _base64(descriptors.SerializeToString())},
+        descriptor_set={"inline_bytes": base64.b64encode(descriptors.SerializeToString()).decode()},
         extractions_by_method={
             f"{_SERVICE}.{method}": {"request_field_extractions": {field: {}}}
             for method, field in _NAMED.items()
         },
     )
-
-
-def _base64(data: bytes) -> str:
-    import base64
-
-    return base64.b64encode(data).decode()
 
 
 def _adaptive_concurrency(config: GatewayConfig) -> dict[str, Any]:

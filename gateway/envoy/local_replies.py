@@ -83,12 +83,16 @@ def local_reply_config(config: GatewayConfig) -> dict[str, Any]:
     """Envoy's ``LocalReplyConfig``: the first mapper that fits writes the answer."""
     grpc = _request_header("content-type", "application/grpc")
     openai = _request_header(":path", "/v1/")
-    said: dict[str, Any] = {name: f"%DYNAMIC_METADATA({METADATA}:{name})%" for name in ("code", "title", "field", "mend")}
+    names = ("code", "title", "field", "mend")
+    said: dict[str, Any] = {name: f"%DYNAMIC_METADATA({METADATA}:{name})%" for name in names}
     said["detail"] = _BODY
     return {
         "mappers": [
             {"filter": _all(_REFUSED, grpc), "body_format_override": _text(_BODY)},
-            {"filter": _all(_REFUSED, openai), "body_format_override": _problem(**said, openai=True)},
+            {
+                "filter": _all(_REFUSED, openai),
+                "body_format_override": _problem(**said, openai=True),
+            },
             {"filter": _REFUSED, "body_format_override": _problem(**said)},
             *(_grpc_mapper(reply, grpc) for reply in _replies(config)),
             # The facade's own words, which it gave to ext_authz.

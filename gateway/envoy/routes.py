@@ -27,6 +27,8 @@ ANY = "any"
 LUA = "envoy.filters.http.lua"
 BUFFER = "envoy.filters.http.buffer"
 ADAPTIVE = "envoy.filters.http.adaptive_concurrency"
+SUBJECT_LIMIT = "tritonforge.limit.subject"
+LIMIT_HEADERS = "envoy.filters.http.header_mutation"
 
 _GRACE_S = 5.0
 """The facade ends a request that is late in its own words; Envoy only where it does not."""
@@ -85,10 +87,17 @@ def _kserve(config: GatewayConfig) -> Iterator[Route]:
     for match, model, protocol, streams in guards:
         for pool in config.pools:
             served = match | {"headers": [*match.get("headers", []), _exactly(POOL_HEADER, pool.name)]}
-            action = pool_action(config, pool, protocol, streams)
+            action = _limits(config, streams) | pool_action(config, pool, protocol, streams)
             yield _route(served, "kserve", action, model, unbounded="stream" if streams else "")
         # Never the last word on a request: authorize.lua refuses it, or names its pool.
-        yield _route(match, "kserve", None, model, unbounded="stream" if streams else "")
+        nowhere = {"cluster": "nowhere", "cluster_not_found_response_code": "NOT_FOUND"}
+        yield _route(
+            match,
+            "kserve",
+            _limits(config, streams) | nowhere,
+            model,
+            unbounded="stream" if streams else "",
+        )
 
 
 def _grpc(config: GatewayConfig) -> Iterator[Route]:
@@ -143,14 +152,16 @@ def _route(match: Match, api: str, action: Any, model: str = "", *, unbounded: s
         unbounded: ``stream``: neither the request nor the answer is held back, or counted as short;
             ``adaptive``: only the answer.
     """
-    off = typed("config.route.v3.FilterConfig", disabled=True)
     route: Route = {
         "match": match,
         "metadata": {"filter_metadata": {LUA: {"api": api, "model": model}}},
     }
-    if unbounded:
-        names = (BUFFER, ADAPTIVE) if unbounded == "stream" else (ADAPTIVE,)
-        route["typed_per_filter_config"] = dict.fromkeys(names, off)
+    without = {"": (), "adaptive": (ADAPTIVE,), "stream": (BUFFER, ADAPTIVE)}[unbounded]
+    if api == OPEN:
+        without = (*without, SUBJECT_LIMIT, LIMIT_HEADERS)
+    if without:
+        off = typed("config.route.v3.FilterConfig", disabled=True)
+        route["typed_per_filter_config"] = dict.fromkeys(without, off)
     route |= {"direct_response": {"status": 404}} if action is None else {"route": action}
     return route
 
@@ -164,19 +175,23 @@ _RETRIES = {
 
 
 def _facade_action(config: GatewayConfig, cluster: str, *, streams: bool) -> dict[str, Any]:
+    limits = _limits(config, streams)
+    if cluster == FACADE_GRPC:
+        longest = limits["max_stream_duration"]["max_stream_duration"]
+        limits["max_stream_duration"]["grpc_timeout_header_max"] = longest
+    return {"cluster": cluster, "retry_policy": _RETRIES, **limits}
+
+
+def _limits(config: GatewayConfig, streams: bool) -> dict[str, Any]:
+    """How long a request and its answer may take together, and how long both may be silent."""
     resilience = config.resilience
     whole = (resilience.stream_timeout_s if streams else resilience.request_timeout_s) + _GRACE_S
     silence = resilience.stream_idle_timeout_s if streams else resilience.request_timeout_s
-    limits = {"max_stream_duration": seconds(whole)}
-    if cluster == FACADE_GRPC:
-        limits["grpc_timeout_header_max"] = seconds(whole)
     return {
-        "cluster": cluster,
         "timeout": "0s" if streams else seconds(whole),
         "idle_timeout": seconds(silence + _GRACE_S),
         # From the first byte of the request, so that one that trickles in ends too.
-        "max_stream_duration": limits,
-        "retry_policy": _RETRIES,
+        "max_stream_duration": {"max_stream_duration": seconds(whole)},
     }
 
 

@@ -1,4 +1,4 @@
-"""Sends the excess of a pool's load to its overflow region; Envoy splits the requests, by weights set here."""
+"""Sends the excess of a pool's load to its overflow region; Envoy splits by weights that are set here."""
 
 from __future__ import annotations
 

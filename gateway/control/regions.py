@@ -104,14 +104,11 @@ class Regions:
         self._config = config
         self._paths = paths
         self._interval_s = interval_s
-        self._written = {
-            pool.name: RegionOrder([each.name for each in pool.home_regions], config.region).order
-            for pool in config.pools
-        }
         self.pools = {
             pool.name: RegionOrder([each.name for each in pool.home_regions], config.region)
             for pool in config.pools
         }
+        self._written = {pool: order.order for pool, order in self.pools.items()}
         self.changes = 0
 
     async def run(self) -> None:

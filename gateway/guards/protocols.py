@@ -57,8 +57,8 @@ class Answers(Protocol):
 
         Args:
             keys: One for each question; equal keys have equal answers.
-            compute: Gives the answers to the questions at the given positions. Once started it runs to its
-                end even if this caller goes away, since others may wait for the same.
+            compute: Gives the answers to the questions at the given positions. It goes on when this caller
+                leaves while others wait for the same, and is cancelled when nobody does any more.
             deadline: Of this caller, on the clock of :func:`time.monotonic`.
 
         Raises:

@@ -33,6 +33,12 @@ class Row:
     values: NDArray[np.float32]
     tokens: int
 
+    def owned(self) -> Row:
+        """This row without the rest of the batch, whose memory a view would hold."""
+        values = self.values.copy()
+        values.flags.writeable = False
+        return Row(values, self.tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:

@@ -42,7 +42,7 @@ def test_rows_are_the_texts_ids_and_short_ones_end_in_filler(
 def test_tokens_are_counted_text_by_text(
     tokenizer: BatchTokenizer, token_ids: Callable[[str], list[int]]
 ) -> None:
-    texts = ["one", "a longer text", "", "word " * 50]
+    texts = ["one", "a longer text", "", "word " * 30]
     (result,) = tokenizer.tokenize([request_of(*texts)]).results
     assert isinstance(result, np.ndarray)
     counts = count_tokens(result)

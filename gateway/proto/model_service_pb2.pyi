@@ -160,7 +160,7 @@ class ChatMessage(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class Sampling(_message.Message):
-    __slots__ = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "min_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty", "return_log_probs", "json_schema", "adapter")
+    __slots__ = ("max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "min_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty", "return_log_probs", "json_schema", "adapter", "ignore_eos")
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +174,7 @@ class Sampling(_message.Message):
     RETURN_LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
     JSON_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
     max_tokens: int
     temperature: float
     top_p: float
@@ -187,7 +188,8 @@ class Sampling(_message.Message):
     return_log_probs: bool
     json_schema: str
     adapter: str
-    def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., min_tokens: _Optional[int] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., return_log_probs: _Optional[bool] = ..., json_schema: _Optional[str] = ..., adapter: _Optional[str] = ...) -> None: ...
+    ignore_eos: bool
+    def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., min_tokens: _Optional[int] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., return_log_probs: _Optional[bool] = ..., json_schema: _Optional[str] = ..., adapter: _Optional[str] = ..., ignore_eos: _Optional[bool] = ...) -> None: ...
 
 class GenerationOutput(_message.Message):
     __slots__ = ("text", "token_ids", "log_probs", "finish_reason")

@@ -113,8 +113,7 @@ def _sampling(message: Sampling, limits: Limits, field: str) -> Wanted:
         wanted["seed"] = message.seed
     if message.stop:
         wanted["stop"] = _stops(list(message.stop), f"{field}.stop")
-    if message.return_log_probs:
-        wanted["return_log_probs"] = True
+    wanted |= {name: True for name in ("return_log_probs", "ignore_eos") if getattr(message, name)}
     if message.json_schema:
         check_text(message.json_schema, limits, f"{field}.json_schema")
         parse_json(message.json_schema, limits)

@@ -16,6 +16,7 @@ from google.rpc.status_pb2 import Status
 
 from gateway.config import GatewayConfig
 from gateway.facade.grpc import start_grpc
+from gateway.facade.grpc.server import GrpcServer
 from gateway.facade.state import Facade
 from gateway.proto.model_service_pb2_grpc import ModelServiceStub
 from tests.gateway.conftest import ALICE, FacadeApp
@@ -33,6 +34,7 @@ class Door:
         facade: What is behind.
         rest: The same facade over HTTP.
         target: Its address.
+        server: Itself.
     """
 
     channel: grpc.aio.Channel
@@ -40,6 +42,7 @@ class Door:
     facade: Facade
     rest: httpx.AsyncClient
     target: str
+    server: GrpcServer
 
 
 D = TypeVar("D", bound=Message)
@@ -58,8 +61,8 @@ OpenDoor = Callable[..., AbstractAsyncContextManager[Door]]
 
 
 @pytest.fixture
-def door(facade_app: FacadeApp) -> OpenDoor:
-    """Opens it: ``async with door(config) as d``."""
+def grpc_door(facade_app: FacadeApp) -> OpenDoor:
+    """Opens it: ``async with grpc_door(config) as d``."""
 
     @contextlib.asynccontextmanager
     async def open_door(config: GatewayConfig | None = None, **options: Any) -> AsyncIterator[Door]:
@@ -70,7 +73,9 @@ def door(facade_app: FacadeApp) -> OpenDoor:
                 async with grpc.aio.insecure_channel(
                     target, [("grpc.enable_http_proxy", 0)], **options
                 ) as channel:
-                    yield Door(channel, ModelServiceStub(channel), running.facade, running.client, target)
+                    yield Door(
+                        channel, ModelServiceStub(channel), running.facade, running.client, target, server
+                    )
             finally:
                 await server.stop(5)
 

@@ -53,9 +53,9 @@ REFUSED = [
 ]
 
 
-async def test_bad_input_is_named(door: OpenDoor) -> None:
+async def test_bad_input_is_named(grpc_door: OpenDoor) -> None:
     config = GatewayConfig.model_validate({"limits": {"max_text_bytes": 100}})
-    async with door(config) as d:
+    async with grpc_door(config) as d:
         for request, reason, field in REFUSED:
             code, status, _ = await failure(d.stub.Predict(request, metadata=METADATA))
             info = told(status, ErrorInfo)
@@ -67,8 +67,8 @@ async def test_bad_input_is_named(door: OpenDoor) -> None:
                 assert told(status, BadRequest).field_violations[0].field == field
 
 
-async def test_the_codes_are_those_of_rest(door: OpenDoor) -> None:
-    async with door() as d:
+async def test_the_codes_are_those_of_rest(grpc_door: OpenDoor) -> None:
+    async with grpc_door() as d:
         for request, path, body in (
             (embed("x", "sort"), "/embed", {"text": "x", "model": "sort"}),
             (embed("x", "nobody"), "/embed", {"text": "x", "model": "nobody"}),
@@ -82,8 +82,8 @@ async def test_the_codes_are_those_of_rest(door: OpenDoor) -> None:
             assert CODES[rest["code"]].grpc == code.name
 
 
-async def test_scopes_are_demanded(door: OpenDoor) -> None:
-    async with door() as d:
+async def test_scopes_are_demanded(grpc_door: OpenDoor) -> None:
+    async with grpc_door() as d:
         for scopes, missing in (("classify model:*", "embed"), ("embed model:sort", "model:embed")):
             metadata = ((SUBJECT_HEADER, "bob"), (SCOPES_HEADER, scopes))
             code, status, _ = await failure(d.stub.Predict(embed("x"), metadata=metadata))
@@ -99,8 +99,8 @@ async def raw(door: Door, data: bytes) -> tuple[grpc.StatusCode, Status]:
     return code, status
 
 
-async def test_bytes_that_are_no_message_are_refused(door: OpenDoor) -> None:
-    async with door() as d:
+async def test_bytes_that_are_no_message_are_refused(grpc_door: OpenDoor) -> None:
+    async with grpc_door() as d:
         for data in (b"\xff\xff", b"\x0a\x02\xc3\x28"):  # the second: a model's name that is no UTF-8
             code, status = await raw(d, data)
             assert code == grpc.StatusCode.INVALID_ARGUMENT
@@ -111,8 +111,8 @@ async def test_bytes_that_are_no_message_are_refused(door: OpenDoor) -> None:
     ("inner", "field"),
     [(b"\x12\x03\x0a\x01x" + b"\x98\x06\x01", "99"), (b"\x12\x06\x0a\x01x\x98\x06\x01", "embedding.99")],
 )
-async def test_unknown_fields_are_refused(door: OpenDoor, inner: bytes, field: str) -> None:
-    async with door() as d:
+async def test_unknown_fields_are_refused(grpc_door: OpenDoor, inner: bytes, field: str) -> None:
+    async with grpc_door() as d:
         code, status = await raw(d, inner)
     info = told(status, ErrorInfo)
     assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "unknown_field")
@@ -120,18 +120,18 @@ async def test_unknown_fields_are_refused(door: OpenDoor, inner: bytes, field: s
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
-async def test_large_messages_are_refused(door: OpenDoor, compression: grpc.Compression) -> None:
+async def test_large_messages_are_refused(grpc_door: OpenDoor, compression: grpc.Compression) -> None:
     config = GatewayConfig.model_validate({"limits": {"max_body_bytes": 100_000}})
-    async with door(config, compression=compression) as d:
+    async with grpc_door(config, compression=compression) as d:
         await d.stub.Predict(embed("x" * 90_000), metadata=METADATA)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await d.stub.Predict(embed("x" * 110_000), metadata=METADATA)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_batches_are_bounded(door: OpenDoor) -> None:
+async def test_batches_are_bounded(grpc_door: OpenDoor) -> None:
     config = GatewayConfig.model_validate({"limits": {"max_texts": 2}})
-    async with door(config) as d:
+    async with grpc_door(config) as d:
         for count, reason in ((0, "missing_field"), (3, "invalid_value")):
             request = pb.BatchPredictRequest(requests=[embed("x")] * count)
             _, status, _ = await failure(d.stub.BatchPredict(request, metadata=METADATA))
@@ -142,7 +142,7 @@ async def test_batches_are_bounded(door: OpenDoor) -> None:
         assert len(batch.answers) == 2
 
 
-async def test_limits_are_told(door: OpenDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_limits_are_told(grpc_door: OpenDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     left = 1
 
     async def admit(call: Call) -> None:
@@ -152,7 +152,7 @@ async def test_limits_are_told(door: OpenDoor, monkeypatch: pytest.MonkeyPatch) 
         if left < 0:
             raise ApiError("rate_limited", "1 request a minute", retry_after_s=8.25)
 
-    async with door() as d:
+    async with grpc_door() as d:
         monkeypatch.setattr(d.facade.limiter, "admit", admit)
         call = d.stub.Predict(embed("x"), metadata=METADATA)
         await call
@@ -169,20 +169,20 @@ async def test_limits_are_told(door: OpenDoor, monkeypatch: pytest.MonkeyPatch) 
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_one_denied_text_does_not_refuse_its_neighbours(door: OpenDoor) -> None:
+async def test_one_denied_text_does_not_refuse_its_neighbours(grpc_door: OpenDoor) -> None:
     config = GatewayConfig.model_validate({"screen": {"deny": ["forbidden"]}})
-    async with door(config) as d:
+    async with grpc_door(config) as d:
         request = pb.BatchPredictRequest(requests=[embed("a"), embed("a forbidden text"), embed("b")])
         batch = await d.stub.BatchPredict(request, metadata=METADATA)
     assert [answer.WhichOneof("outcome") for answer in batch.answers] == ["response", "error", "response"]
     assert told(batch.answers[1].error, ErrorInfo).reason == "text_refused"
 
 
-async def test_a_fault_is_not_told(door: OpenDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_is_not_told(grpc_door: OpenDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     async def admit(call: Call) -> None:
         raise RuntimeError("the password is 1234")
 
-    async with door() as d:
+    async with grpc_door() as d:
         monkeypatch.setattr(d.facade.limiter, "admit", admit)
         code, status, trailing = await failure(d.stub.Predict(embed("x"), metadata=METADATA))
     assert (code, told(status, ErrorInfo).reason) == (grpc.StatusCode.INTERNAL, "internal")

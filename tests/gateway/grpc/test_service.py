@@ -26,8 +26,8 @@ def generate(prompt: str, **sampling: object) -> pb.PredictRequest:
     )
 
 
-async def test_predict_answers_as_rest_does(door: OpenDoor) -> None:
-    async with door() as d:
+async def test_predict_answers_as_rest_does(grpc_door: OpenDoor) -> None:
+    async with grpc_door() as d:
         vector = await d.stub.Predict(embed(TEXT), metadata=METADATA)
         rest = (await d.rest.post("/embed", json={"text": TEXT})).json()
         np.testing.assert_allclose(vector.embedding.values, rest["embedding"], atol=1e-6)
@@ -49,11 +49,11 @@ async def test_predict_answers_as_rest_does(door: OpenDoor) -> None:
         assert text.generation.finish_reason == pb.FINISH_REASON_LENGTH
 
 
-async def test_a_stream_is_the_whole_answer_in_parts(door: OpenDoor) -> None:
+async def test_a_stream_is_the_whole_answer_in_parts(grpc_door: OpenDoor) -> None:
     sampling = pb.Sampling(max_tokens=12, return_log_probs=True)
     turns = [pb.ChatMessage(role="user", content=TEXT)]
     asked = pb.GenerationInput(conversation=pb.Conversation(messages=turns), sampling=sampling)
-    async with door() as d:
+    async with grpc_door() as d:
         whole = await d.stub.Predict(pb.PredictRequest(generation=asked), metadata=METADATA)
         call = d.stub.StreamPredict(pb.StreamPredictRequest(generation=asked), metadata=METADATA)
         parts = [part async for part in call]
@@ -71,7 +71,7 @@ async def test_a_stream_is_the_whole_answer_in_parts(door: OpenDoor) -> None:
     assert parts[-1].latency_ms > 0
 
 
-async def test_a_batch_answers_each_in_its_place(door: OpenDoor) -> None:
+async def test_a_batch_answers_each_in_its_place(grpc_door: OpenDoor) -> None:
     requests = [
         embed("one"),
         classify("two"),
@@ -83,7 +83,7 @@ async def test_a_batch_answers_each_in_its_place(door: OpenDoor) -> None:
         embed("six"),
         generate("seven", temperature=5),
     ]
-    async with door() as d:
+    async with grpc_door() as d:
         batch = await d.stub.BatchPredict(pb.BatchPredictRequest(requests=requests), metadata=METADATA)
         alone = [await d.stub.Predict(requests[i], metadata=METADATA) for i in (0, 1, 3, 7)]
     kinds = [answer.WhichOneof("outcome") for answer in batch.answers]
@@ -110,16 +110,16 @@ async def test_a_batch_answers_each_in_its_place(door: OpenDoor) -> None:
     assert fields[8] == "requests.8.generation.sampling.temperature"
 
 
-async def test_a_batch_has_a_model_for_those_that_name_none(door: OpenDoor) -> None:
+async def test_a_batch_has_a_model_for_those_that_name_none(grpc_door: OpenDoor) -> None:
     request = pb.BatchPredictRequest(model="sort", requests=[classify("one"), embed("two", "embed")])
-    async with door() as d:
+    async with grpc_door() as d:
         batch = await d.stub.BatchPredict(request, metadata=METADATA)
     assert [answer.response.model for answer in batch.answers] == ["sort", "embed"]
 
 
-async def test_a_batch_of_one_task_is_one_request_to_the_model(door: OpenDoor) -> None:
+async def test_a_batch_of_one_task_is_one_request_to_the_model(grpc_door: OpenDoor) -> None:
     requests = [embed(f"text {i}") for i in range(4)]
-    async with door() as d:
+    async with grpc_door() as d:
         asked: list[int] = []
         infer = d.facade.channel.infer
 

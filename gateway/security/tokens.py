@@ -60,12 +60,8 @@ def mint(config: GatewayConfig, subject: str, scopes: Sequence[str], ttl_s: floa
     secret = development_secret(config)
     development = config.auth.development
     assert development is not None
-    if (
-        not subject.isascii()
-        or not subject.isprintable()
-        or not subject.strip()
-        or subject.startswith("key:")
-    ):
+    printable = subject.isascii() and subject.isprintable() and subject == subject.strip() != ""
+    if not printable or subject.startswith("key:"):
         raise UsageError(
             f"{subject!r} cannot be a subject",
             where="subject",

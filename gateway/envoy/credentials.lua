@@ -52,8 +52,10 @@ function envoy_on_request(handle)
   if shown then
     from_bearer(headers, shown)
   end
+  shown = headers:get("authorization")
   local keys = headers:getNumValues(KEY)
-  if keys + headers:getNumValues("authorization") > 1 then
+  -- Envoy joins headers of one name by commas, which no credential has.
+  if keys + (shown and 1 or 0) > 1 or (shown and string.find(shown, ",", 1, true)) then
     return refuse(handle, "unauthenticated", "two credentials are shown", "send one token or one API key")
   end
   local ask = keys > 0

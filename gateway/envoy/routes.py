@@ -36,14 +36,14 @@ _NAME = "[A-Za-z0-9_.-]+"
 _MODEL = rf"/v2/models/{_NAME}(/versions/[0-9]+)?"
 _INFERENCE = "/inference.GRPCInferenceService/"
 
-_REST = (  # path and below, scope, may stream
-    ("/embed", "embed", False),
-    ("/classify", "classify", False),
-    ("/predict", "generate", False),
+_REST = (  # path, scope, may stream; `/embed*`: `/embed` and `/embed/batch`, but not `/embedded`
+    ("/embed*", "embed", False),
+    ("/classify*", "classify", False),
+    ("/predict*", "generate", False),
     ("/v1/embeddings", "embed", False),
     ("/v1/chat/completions", "generate", True),
     ("/v1/completions", "generate", True),
-    ("/v1/models", ANY, False),
+    ("/v1/models*", ANY, False),
     ("/stats", ANY, False),
 )
 _KSERVE_HTTP = (  # method, path, where the model's name stands, streams
@@ -73,8 +73,9 @@ def routes(config: GatewayConfig) -> list[Route]:
 def _rest(config: GatewayConfig) -> Iterator[Route]:
     for path, scope, streams in _REST:
         action = _facade_action(config, FACADE_HTTP, streams=streams)
-        # `/embed` and `/embed/batch`, but not `/embedded`.
-        yield _route({"path_separated_prefix": path}, scope, action, unbounded="adaptive" if streams else "")
+        below = path.endswith("*")
+        match = {"path_separated_prefix": path[:-1]} if below else {"path": path}
+        yield _route(match, scope, action, unbounded="adaptive" if streams else "")
 
 
 def _kserve(config: GatewayConfig) -> Iterator[Route]:

@@ -23,9 +23,12 @@ import structlog
 
 from gateway.config import GatewayConfig
 from gateway.control.admin import Admin
+from gateway.control.overflow import Overflow
 from gateway.control.processes import Child
+from gateway.control.regions import Regions
 from gateway.envoy import binary, clusters, render
 from gateway.errors import GatewayError
+from gateway.guards.check import check_guards
 from gateway.metrics import MULTIPROCESS_VARIABLE
 from gateway.paths import RunPaths
 from tritonforge.server.ports import connect_host, free_ports, why_unavailable
@@ -105,6 +108,7 @@ class Gateway:
             GatewayConfigError: The configuration cannot be carried out.
             GatewayError: A port is taken, Envoy refuses its configuration, or something did not come up.
         """
+        check_guards(self.config)
         self._check_ports()
         envoy = binary.locate(self.config)
         self._paths = paths = RunPaths(Path(tempfile.mkdtemp(prefix="tritonforge-gateway-")))
@@ -151,7 +155,12 @@ class Gateway:
 
     def _loops(self) -> list[Coroutine[Any, Any, None]]:
         """What steers Envoy while it runs."""
-        return []
+        loops = []
+        if any(len(pool.home_regions) > 1 for pool in self.config.pools):
+            loops.append(Regions(self.config, self.paths).run())
+        if any(pool.overflow for pool in self.config.pools):
+            loops.append(Overflow(self.config, self.paths.admin).run())
+        return loops
 
     def _check_ports(self) -> None:
         for where in (self.config.listen, self.config.metrics):

@@ -18,7 +18,7 @@ def main() -> None:
     paths, worker = RunPaths(Path(sys.argv[1])), int(sys.argv[2])
     config = GatewayConfig.model_validate_json(paths.config.read_text(encoding="utf-8"))
     uvicorn.run(
-        create_app(config, f"unix:{paths.egress}"),
+        create_app(config, f"unix:{paths.egress}", f"unix:{paths.facade_grpc(worker)}"),
         uds=str(paths.facade_http(worker)),
         **server_options(config),
     )

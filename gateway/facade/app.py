@@ -14,6 +14,7 @@ from starlette.responses import Response
 from gateway.config import GatewayConfig
 from gateway.errors import ApiError
 from gateway.facade import docs, health, internal, metrics, openai, page, rest, websocket
+from gateway.facade.grpc.server import start_grpc
 from gateway.facade.openapi import DESCRIPTION, SUMMARY, TAGS, document
 from gateway.facade.problems import answer_api_error, answer_fault, answer_http_error, problem_response
 from gateway.facade.state import open_facade
@@ -21,19 +22,23 @@ from gateway.facade.validation import validation_error
 from tritonforge import __version__
 
 
-def create_app(config: GatewayConfig, target: str) -> FastAPI:
+def create_app(config: GatewayConfig, target: str, grpc_address: str | None = None) -> FastAPI:
     """Put the APIs together.
 
     Args:
         config: ``gateway.yaml``.
         target: Where KServe v2 gRPC is spoken: ``unix:`` and Envoy's inner socket, or a server's address.
+        grpc_address: Where to serve gRPC besides; None: nowhere.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_facade(config, target) as facade:
             app.state.facade = facade
+            server = await start_grpc(facade, grpc_address) if grpc_address else None
             yield
+            if server is not None:
+                await server.stop(config.resilience.drain_s)
 
     app = FastAPI(
         title="tritonforge",

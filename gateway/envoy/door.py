@@ -21,6 +21,8 @@ _BUFFER = 256 << 10
 _WINDOW = 64 << 10
 _STREAMS = 128
 _PING_S, _PONG_S = 30.0, 10.0
+_DRAIN_S = 1.0
+"""How long a connection that is to end still takes requests: they may be under way already."""
 _EXPOSED = "ratelimit-limit,ratelimit-remaining,ratelimit-reset,retry-after,x-request-id"
 
 
@@ -83,7 +85,7 @@ def _manager(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
         # How long anything may take.
         "request_headers_timeout": seconds(listen.headers_timeout_s),
         "stream_idle_timeout": seconds(config.resilience.stream_idle_timeout_s),
-        "drain_timeout": seconds(min(5.0, config.resilience.drain_s)),
+        "drain_timeout": seconds(_DRAIN_S),
         "common_http_protocol_options": {
             "idle_timeout": seconds(listen.idle_timeout_s),
             "headers_with_underscores_action": "REJECT_REQUEST",

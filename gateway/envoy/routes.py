@@ -30,7 +30,7 @@ ADAPTIVE = "envoy.filters.http.adaptive_concurrency"
 SUBJECT_LIMIT = "tritonforge.limit.subject"
 LIMIT_HEADERS = "envoy.filters.http.header_mutation"
 
-_GRACE_S = 5.0
+_GRACE_S = 2.0
 """The facade ends a request that is late in its own words; Envoy only where it does not."""
 _NAME = "[A-Za-z0-9_.-]+"
 _MODEL = rf"/v2/models/{_NAME}(/versions/[0-9]+)?"

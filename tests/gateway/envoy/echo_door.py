@@ -66,11 +66,18 @@ def mint(scopes: str = ALL_SCOPES, secret: str = SECRET, **claims: Any) -> str:
 
 
 @contextlib.contextmanager
-def echo_door(**sections: Any) -> Iterator[EchoDoor]:
-    """Run Envoy and the upstream until the block is left; a development token opens it."""
+def echo_door(*, more_pools: tuple[str, ...] = (), **sections: Any) -> Iterator[EchoDoor]:
+    """Run Envoy and the upstream until the block is left; a development token opens it.
+
+    Each of ``more_pools`` serves a model of its name, by a server that is not there.
+    """
     folder = Path(tempfile.mkdtemp(prefix="door-"))
     port, metrics, server, unused = free_ports(4)
-    pools = [{"regions": [{"name": "local", "servers": [{"http_port": server, "grpc_port": unused}]}]}]
+    nobody = {"http_port": unused, "grpc_port": unused}
+    pools: list[dict[str, Any]] = [
+        {"regions": [{"name": "local", "servers": [{"http_port": server, "grpc_port": unused}]}]},
+        *({"name": p, "models": [p], "regions": [{"name": p, "servers": [nobody]}]} for p in more_pools),
+    ]
     data = {
         "listen": {},
         "pools": pools,

@@ -23,8 +23,10 @@ class Retries(Section):
     """Tries of a request on another server; inference changes nothing, so it may be asked again."""
 
     attempts: NonNegativeInt = Field(default=2, description="further tries; 0: none")
-    budget_percent: Percent = Field(default=20, description="of the requests in flight that may be retries")
-    min_concurrency: PositiveInt = Field(default=10, description="retries allowed whatever the budget says")
+    budget_percent: Percent = Field(
+        default=20, description="of breakers.max_requests that may be retries at one time"
+    )
+    min_concurrency: PositiveInt = Field(default=10, description="retries allowed whatever the budget is")
     per_try_timeout_s: Seconds = 10
     hedge: bool = Field(default=False, description="ask a second server when a try takes too long")
 

@@ -116,8 +116,7 @@ def _aggregate(resilience: Resilience, name: str, members: Sequence[str]) -> dic
             clusters=list(members),
         ),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        # Retries are counted here; all else where the servers are.
-        "circuit_breakers": _breakers(resilience),
+        "circuit_breakers": _retry_breaker(resilience),
     }
 
 
@@ -136,7 +135,9 @@ def _region(resilience: Resilience, pool: Pool, region: Region, protocol: Protoc
         "health_checks": [_health_check(resilience, protocol)],
         "outlier_detection": _outliers(resilience),
         "circuit_breakers": _breakers(resilience),
-        "typed_extension_protocol_options": {f"envoy.{_HTTP_OPTIONS}": _protocol_options(protocol)},
+        "typed_extension_protocol_options": {
+            f"envoy.{_HTTP_OPTIONS}": _protocol_options(resilience, protocol)
+        },
         "upstream_connection_options": {
             "tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 10, "keepalive_interval": 5}
         },
@@ -215,33 +216,38 @@ def _outliers(resilience: Resilience) -> dict[str, Any]:
 
 
 def _breakers(resilience: Resilience) -> dict[str, Any]:
-    breakers, retries = resilience.breakers, resilience.retries
-    return {
-        "thresholds": [
-            {
-                "max_connections": breakers.max_connections,
-                "max_pending_requests": breakers.max_pending_requests,
-                "max_requests": breakers.max_requests,
-                "retry_budget": {
-                    "budget_percent": {"value": retries.budget_percent},
-                    "min_retry_concurrency": retries.min_concurrency,
-                },
-                "track_remaining": True,
-            }
-        ]
+    breakers = resilience.breakers
+    threshold = {
+        "max_connections": breakers.max_connections,
+        "max_pending_requests": breakers.max_pending_requests,
+        "max_requests": breakers.max_requests,
+        "track_remaining": True,
     }
+    return {"thresholds": [threshold]}
 
 
-def _protocol_options(protocol: Protocol) -> dict[str, Any]:
-    if protocol == "http":
-        explicit: dict[str, Any] = {"http_protocol_options": {}}
-    else:
+def _retry_breaker(resilience: Resilience) -> dict[str, Any]:
+    """The bound of retries, which are counted in the upper layer, as all else is in the lower.
+
+    Not Envoy's `retry_budget`: it is a share of the requests counted in the same cluster, and here none are.
+    """
+    retries = resilience.retries
+    share = int(resilience.breakers.max_requests * retries.budget_percent / 100)
+    most = max(retries.min_concurrency, share)
+    return {"thresholds": [{"max_retries": most, "track_remaining": True}]}
+
+
+def _protocol_options(resilience: Resilience, protocol: Protocol) -> dict[str, Any]:
+    explicit: dict[str, Any] = {"http_protocol_options": {}}
+    if protocol == "grpc":
+        # A ping goes before a request on a connection that has been silent. Not at fixed intervals, and not
+        # sooner: at the fourth ping within one silence a gRPC server ends the connection ("too_many_pings"),
+        # and no request may be silent for longer than three.
+        longest = max(resilience.request_timeout_s, resilience.stream_idle_timeout_s)
         explicit = {
             "http2_protocol_options": {
                 "max_concurrent_streams": _STREAMS,
-                # A ping goes before a request on a connection that was idle. Not at intervals: a gRPC server
-                # closes a connection with "too_many_pings" at the fourth ping within a request's silence.
-                "connection_keepalive": {"connection_idle_interval": "5s", "timeout": "5s"},
+                "connection_keepalive": {"connection_idle_interval": seconds(longest / 3), "timeout": "5s"},
             }
         }
     return typed(

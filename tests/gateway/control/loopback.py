@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -21,6 +22,8 @@ from gateway.config import GatewayConfig
 from gateway.control.admin import Admin
 from gateway.envoy.clusters import write_clusters
 from gateway.envoy.egress import egress_listener
+from gateway.envoy.pools import pool_action
+from gateway.envoy.typed import extension, socket_address, typed
 from gateway.identity import POOL_HEADER
 from gateway.paths import RunPaths
 from gateway.triton.channel import TritonChannel
@@ -28,19 +31,20 @@ from gateway.triton.tensors import text_request
 from tritonforge.server import ServerOptions, TritonServer
 
 ENVOY = Path(sys.executable).with_name("envoy")
-RQ_TOTAL = r"^cluster\.[^.]+\.upstream_rq_total$"
 
 
 @contextlib.contextmanager
-def lone_envoy(config: GatewayConfig, folder: Path, **bootstrap: object) -> Iterator[RunPaths]:
-    """Envoy with the inner listener and the clusters' file, until the block is left."""
+def lone_envoy(
+    config: GatewayConfig, folder: Path, *listeners: dict[str, object], **bootstrap: object
+) -> Iterator[RunPaths]:
+    """Envoy with the inner listener, others, and the clusters' file, until the block is left."""
     paths = RunPaths(folder)
     write_clusters(config, paths)
     content = {
         "node": {"id": "test", "cluster": "test"},
         "admin": {"address": {"pipe": {"path": str(paths.admin), "mode": 0o600}}},
         "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
-        "static_resources": {"listeners": [egress_listener(config, paths)]},
+        "static_resources": {"listeners": [egress_listener(config, paths), *listeners]},
         "dynamic_resources": {
             "cds_config": {
                 "path_config_source": {"path": str(paths.clusters)},
@@ -78,15 +82,62 @@ def tritons(
     repository: Path, count: int, log: Path, models: tuple[str, ...] = ("embed",)
 ) -> Iterator[list[TritonServer]]:
     """So many tritonservers on free ports, started side by side."""
-    options = ServerOptions(
-        http_port=0, grpc_port=0, metrics_port=0, models=models, engine_threads=1, http_threads=2
-    )
+    options = options_on((0, 0, 0), models)
     with log.open("ab") as sink, contextlib.ExitStack() as stack, ThreadPoolExecutor(count) as pool:
         servers = [TritonServer(repository, options, log_sink=sink) for _ in range(count)]
         for server in servers:
             stack.callback(server.stop)
         list(pool.map(lambda server: server.start(60), servers))
         yield servers
+
+
+def options_on(ports: Sequence[int], models: tuple[str, ...] = ("embed",)) -> ServerOptions:
+    """A small server on ports for HTTP, gRPC and metrics."""
+    http, grpc_port, metrics = ports
+    return ServerOptions(
+        http_port=http,
+        grpc_port=grpc_port,
+        metrics_port=metrics,
+        models=models,
+        engine_threads=1,
+        http_threads=2,
+        log_info=False,
+    )
+
+
+def kserve_http(config: GatewayConfig, port: int) -> dict[str, object]:
+    """A listener for KServe v2 over HTTP to the first pool, without any guard."""
+    route = {"match": {"prefix": "/"}, "route": pool_action(config, config.pools[0], "http", False)}
+    manager = typed(
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="kserve",
+        http_filters=[extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router")],
+        route_config={
+            "validate_clusters": False,
+            "virtual_hosts": [{"name": "pool", "domains": ["*"], "routes": [route]}],
+        },
+    )
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    return {
+        "name": "kserve",
+        "address": socket_address("127.0.0.1", port),
+        "filter_chains": [{"filters": filters}],
+    }
+
+
+def one_pool(
+    *regions: dict[str, object], overflow: dict[str, object] | None = None, **keys: object
+) -> GatewayConfig:
+    """A configuration with the pool ``main`` and regions named a, b, c in turn."""
+    named = [{"name": name, **region} for name, region in zip("abc", regions, strict=False)]
+    return GatewayConfig.model_validate(
+        {"pools": [{"name": "main", "regions": named, "overflow": overflow}], **keys}
+    )
+
+
+def servers_of(*tritons: TritonServer) -> dict[str, object]:
+    """A region of running servers."""
+    return {"servers": [server_of(triton) for triton in tritons]}
 
 
 def server_of(triton: TritonServer) -> dict[str, object]:
@@ -158,21 +209,51 @@ class Load:
 
 
 async def served(paths: RunPaths) -> dict[str, int]:
-    """Requests that each region was sent so far, tries counted."""
+    """Requests that each region was sent so far over gRPC, tries counted."""
     async with Admin(paths.admin) as admin:
-        stats = await admin.stats(r"^cluster\.main/[^/]+/grpc\.upstream_rq_total$")
-    return {name.split("/")[1]: value for name, value in stats.items()}
+        found = await admin.stats(r"^cluster\.main/[^/]+/grpc\.upstream_rq_total$")
+    return {name.split("/")[1]: value for name, value in found.items()}
 
 
-async def by_server(paths: RunPaths, cluster: str) -> dict[str, dict[str, int | str]]:
-    """Envoy's figures and flags of each server of a cluster, by ``host:port``."""
+@dataclass(frozen=True)
+class Member:
+    """A server as Envoy sees it.
+
+    Attributes:
+        flags: ``healthy``, or what speaks against it.
+        sent: Requests so far.
+        in_flight: Requests now.
+    """
+
+    flags: str
+    sent: int
+    in_flight: int
+
+
+async def members(paths: RunPaths, cluster: str) -> dict[str, Member]:
+    """Servers of a cluster by ``host:port``."""
     transport = httpx.AsyncHTTPTransport(uds=str(paths.admin))
     async with httpx.AsyncClient(transport=transport, base_url="http://envoy") as client:
-        answer = (await client.get("/clusters")).text
-    found: dict[str, dict[str, int | str]] = {}
-    for line in answer.splitlines():
-        name, _, rest = line.partition("::")
-        if name == cluster and rest.count("::") == 2 and rest[0].isdigit():
-            host, key, value = rest.split("::")
-            found.setdefault(host, {})[key] = int(value) if value.isdigit() else value
-    return found
+        answer = (await client.get("/clusters", params={"format": "json"})).json()
+    (found,) = (each for each in answer["cluster_statuses"] if each["name"] == cluster)
+    return {_address(host): _member(host) for host in found.get("host_statuses", [])}
+
+
+def _address(host: dict[str, Any]) -> str:
+    address = host["address"]["socket_address"]
+    return f"{address['address']}:{address['port_value']}"
+
+
+def _member(host: dict[str, Any]) -> Member:
+    stats = {stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]}
+    health = {key: value for key, value in host["health_status"].items() if key != "eds_health_status"}
+    return Member(" ".join(health) or "healthy", stats["rq_total"], stats["rq_active"])
+
+
+async def until(condition: Callable[[], Awaitable[bool]], limit_s: float) -> float:
+    """Wait for something and give the seconds that it took."""
+    started = time.monotonic()
+    while not await condition():
+        assert time.monotonic() - started < limit_s, "it did not come to pass"
+        await asyncio.sleep(0.05)
+    return time.monotonic() - started

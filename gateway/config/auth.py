@@ -18,7 +18,7 @@ class Issuer(Section):
     ca_file: str | None = Field(
         default=None, description="verify that host with these CAs instead of the system's"
     )
-    refresh_s: Seconds = Field(default=300, description="how long keys from jwks_uri are used unasked")
+    refresh_s: Seconds = Field(default=300, description="how often jwks_uri is asked")
 
     @model_validator(mode="after")
     def _one_source(self) -> Issuer:

@@ -22,8 +22,9 @@ from gateway.paths import RunPaths
 from gateway.security.tokens import development_secret
 
 _FETCH_S = 2.0
-_FILE_REFRESH_S = 10.0
-"""Envoy asks again five seconds before the end, so a changed file counts after about five seconds."""
+_FILE_REFRESH_S = 2.0
+_BEFORE_THE_END_S = 5.0
+"""Envoy asks for keys again so long before those it has are too old."""
 _FIRST_TRIES_S = 0.5
 _CLOCK_SKEW_S = 30
 _DEVELOPMENT = "development"
@@ -152,13 +153,13 @@ def _provider(issuer: str, audiences: tuple[str, ...], **keys: Any) -> dict[str,
 
 
 def _issuer(issuer: Issuer) -> dict[str, Any]:
-    uri, cluster, cache_s = issuer.jwks_uri, _cluster_name(issuer), issuer.refresh_s
+    uri, cluster, refresh_s = issuer.jwks_uri, _cluster_name(issuer), issuer.refresh_s
     if uri is None:
         # By way of the facade, which lets only public keys through, each for its own algorithm.
-        uri, cluster, cache_s = f"http://facade/internal/jwks/{issuer.name}", FACADE_HTTP, _FILE_REFRESH_S
+        uri, cluster, refresh_s = f"http://facade/internal/jwks/{issuer.name}", FACADE_HTTP, _FILE_REFRESH_S
     remote = {
         "http_uri": {"uri": uri, "cluster": cluster, "timeout": seconds(_FETCH_S)},
-        "cache_duration": seconds(cache_s),
+        "cache_duration": seconds(refresh_s + _BEFORE_THE_END_S),
         # Envoy is up before the facade.
         "async_fetch": {"fast_listener": True, "failed_refetch_duration": seconds(_FIRST_TRIES_S)},
     }

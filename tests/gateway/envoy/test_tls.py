@@ -103,7 +103,7 @@ def test_old_versions_are_not_spoken(locked: Locked) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_1
     where = ("127.0.0.1", locked.door.port)
     # The door's own word, not this side's.
-    with socket.create_connection(where, timeout=5) as plain, pytest.raises(ssl.SSLError, match="(?i)alert"):
+    with socket.create_connection(where, timeout=5) as plain, pytest.raises(ssl.SSLError, match=r"(?i)alert"):
         context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 

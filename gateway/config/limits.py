@@ -32,6 +32,11 @@ class SharedLimits(Section):
     )
     timeout_ms: PositiveInt = Field(default=50, description="longest wait for Redis on a request's way")
 
+    @property
+    def limited(self) -> bool:
+        """Whether anything is limited."""
+        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+
 
 class Limits(Section):
     """All limits on requests; beyond them the answer is 429 or 413."""
@@ -72,7 +77,7 @@ class AnswerCache(Section):
 
 
 class Screen(Section):
-    """Patterns (RE2) that a text must not hold; a coarse sieve, see docs/gateway_protection.md."""
+    """Patterns (RE2) that a text must not hold; a coarse sieve, see docs/gateway_limits.md."""
 
     deny: tuple[str, ...] = ()
     max_bytes: NonNegativeInt = Field(

@@ -79,7 +79,8 @@ class RedisLink:
             return await self._bounded(call())
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
             REDIS_ERRORS.labels("timeout" if isinstance(error, TimeoutError) else "error").inc()
-            logger.warning("redis_failed", reason=_reason(error))
+            if not self._away.is_set():  # of many that fail at once, one is enough for the log
+                logger.warning("redis_failed", reason=_reason(error))
             self._away.set()
             raise RedisUnavailableError from None
 
@@ -125,6 +126,7 @@ class RedisLink:
             else:
                 if self._down:
                     logger.info("redis_back")
+                    await self._pool.disconnect(inuse_connections=False)  # those to the Redis that went
                 self._down = False
                 SHARED_LIMITS_DOWN.set(0)
                 self._away.clear()

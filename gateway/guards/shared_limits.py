@@ -35,7 +35,7 @@ class SharedLimiter:
 
     def __init__(self, limits: SharedLimits | None) -> None:
         """Take the limits; needs a running event loop where there are any."""
-        self._limits = limits if limits and (limits.requests_per_minute or limits.tokens_per_minute) else None
+        self._limits = limits if limits and limits.limited else None
         if self._limits is None:
             return
         self._link = RedisLink(redis_url(self._limits.redis_url_env), self._limits.timeout_ms / 1000)

@@ -22,7 +22,7 @@ from tests.gateway.guards.conftest import PASSWORD, Redis
 
 URL = "TRITONFORGE_REDIS_URL"
 DOWN = "tritonforge_gateway_shared_limits_down"
-SLACK_S = 0.1  # of a busy machine, on top of the longest wait
+SLACK_S = 0.3  # of a busy machine, on top of the longest wait
 
 CallOf = Callable[[str], Call]
 
@@ -37,7 +37,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 async def limiter(**keys: Any) -> AsyncIterator[SharedLimiter]:
     made = SharedLimiter(SharedLimits(**keys))
     try:
-        await reaches(lambda: not made._link._away.is_set() or bool(gauge()))
+        await reaches(lambda: connected(made) or bool(gauge()))
         yield made
     finally:
         await made.close()
@@ -50,6 +50,10 @@ async def reaches(condition: Callable[[], bool], within_s: float = 5) -> float:
         assert time.monotonic() - start < within_s
         await asyncio.sleep(0.01)
     return time.monotonic() - start
+
+
+def connected(limits: SharedLimiter) -> bool:
+    return not limits._link._away.is_set()
 
 
 def gauge() -> float:
@@ -186,8 +190,10 @@ async def test_killed_in_mid_flight_and_back(environment: Any, redis: Redis, cal
         assert not await ask(limits)
         assert max(waits) < timeout_s + SLACK_S
 
+        # What nobody waits for any more could still be counted by the next Redis.
+        await reaches(lambda: len(limits._link._calls) <= 1)
         redis.start()
-        assert await reaches(lambda: gauge() == 0) < 2
+        assert await reaches(lambda: gauge() == 0 and connected(limits)) < 3
         # It was a new Redis, and counts for itself.
         assert [await ask(limits) for _ in range(21)] == [True] * 20 + [False]
     assert counted("redis_errors", kind="error") + counted("redis_errors", kind="timeout") > 0
@@ -206,14 +212,16 @@ async def test_nobody_waits_for_a_redis_that_hangs(environment: Any, redis: Redi
     async with limiter(**keys) as limits:
         for _ in range(2):  # the second time all connections must be there again
             redis.signal(signal.SIGSTOP)
-            waits = await asyncio.gather(*(ask(limits) for _ in range(100)))
+            waits = await asyncio.gather(*(ask(limits) for _ in range(40)))
             assert 0.1 <= max(waits) < 0.1 + SLACK_S
             await reaches(lambda: gauge() == 1)
-            assert max(await asyncio.gather(*(ask(limits) for _ in range(100)))) < SLACK_S
+            waits = [await ask(limits) for _ in range(40)]
+            assert sum(waits) < 0.1  # not one of them waited
             redis.signal(signal.SIGCONT)
-            await reaches(lambda: gauge() == 0)
-            await asyncio.gather(*(ask(limits) for _ in range(100)))
-            assert gauge() == 0
+            await reaches(lambda: gauge() == 0 and connected(limits))
+            for _ in range(40):
+                await ask(limits)
+            await reaches(lambda: connected(limits))
         async with redis_client(redis) as client:
             assert await client.info("clients") is not None
             names = [each["name"] for each in await client.client_list()]

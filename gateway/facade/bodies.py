@@ -120,7 +120,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> None:
 def _check_shape(value: Any, deepest: int, widest: int) -> None:
     """Refuse what would take seconds to find every fault of."""
     level = [value]
-    for _ in range(deepest + 1):
+    for _ in range(deepest):
         inner = []
         for container in level:
             if isinstance(container, dict | list):

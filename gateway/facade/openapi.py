@@ -9,12 +9,12 @@ from fastapi import FastAPI
 from gateway.config import GatewayConfig
 from gateway.errors import CODES, ApiError
 from gateway.facade.problems import MEDIA_TYPE, Problem, problem
-from gateway.identity import TIMEOUT_HEADER
 
 SUMMARY = "Embedding, classification and generation by Triton servers"
 DESCRIPTION = """\
 Every error is `application/problem+json` with `code`, `field` and `mend`. A caller shows a token or an API
 key; its scopes are `embed`, `classify`, `generate`, and `model:NAME` or `model:*`.
+Header `x-request-timeout-ms` says how many milliseconds an answer is waited for; then it is a 504.
 `/ws/generate` streams generation over a WebSocket. KServe v2 is spoken over HTTP and gRPC, and
 `tritonforge.v1.ModelService` over gRPC.
 """
@@ -47,14 +47,8 @@ _EXAMPLES = {
     "503": ApiError("overloaded", "minilm: the queue is full", mend="try again", retry_after_s=1),
     "504": ApiError("deadline_exceeded", "the time for this request is over", mend="allow more time"),
 }
-_OF_BODIES = ("400", "413", "415")
+_OF_BODIES = ("413", "415")
 _RETRY_AFTER = {"description": "seconds", "schema": {"type": "integer", "minimum": 0}}
-_TIMEOUT = {
-    "name": TIMEOUT_HEADER,
-    "in": "header",
-    "description": "how long the answer is waited for, milliseconds; then 504",
-    "schema": {"type": "integer", "minimum": 1},
-}
 _OF_FASTAPI = ("HTTPValidationError", "ValidationError")
 
 
@@ -83,7 +77,6 @@ def _complete(schema: dict[str, Any], config: GatewayConfig) -> None:
         if texts is not None:
             texts["maxItems"] = config.limits.max_texts
     parts["responses"] = {status: _response(status, error) for status, error in _EXAMPLES.items()}
-    parts["parameters"] = {"timeout": _TIMEOUT}
     if not config.auth.disabled:
         parts["securitySchemes"] = _SECURITY
     for methods in schema["paths"].values():
@@ -96,8 +89,6 @@ def _complete_operation(operation: dict[str, Any], *, secured: bool) -> None:
     responses.pop("422", None)  # a fault of a body is a 400 here
     is_open = _OPEN_TAG in operation.get("tags", ())
     operation["security"] = [] if is_open or not secured else [{name: []} for name in _SECURITY]
-    if not is_open:
-        operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/timeout"})
     for status in _EXAMPLES:
         if (is_open and status != "503") or (status in _OF_BODIES and "requestBody" not in operation):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from gateway.config import GatewayConfig
 from gateway.errors import ApiError
 from gateway.identity import REQUEST_ID_HEADER, TIMEOUT_HEADER, Identity
+
+_MILLISECONDS = re.compile("[0-9]{1,12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Call:
         longest = resilience.stream_timeout_s if streams else resilience.request_timeout_s
         wanted = headers.get(TIMEOUT_HEADER)
         if wanted is not None:
-            if not wanted.isascii() or not wanted.isdigit() or int(wanted) == 0:
+            if not _MILLISECONDS.fullmatch(wanted) or int(wanted) == 0:
                 raise ApiError(
                     "invalid_value",
                     f"{wanted[:40]!r} is no positive whole number of milliseconds",

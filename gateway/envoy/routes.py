@@ -107,6 +107,7 @@ def _grpc(config: GatewayConfig) -> Iterator[Route]:
     for service, api, action in (
         ("tritonforge.v1.ModelService", ANY, streaming),
         ("grpc.health.v1.Health", OPEN, streaming),
+        ("grpc.reflection.v1.ServerReflection", ANY, short),
         ("grpc.reflection.v1alpha.ServerReflection", ANY, short),
     ):
         yield _route({"prefix": f"/{service}/", "grpc": {}}, api, action, unbounded="stream")

@@ -11,6 +11,7 @@ import pytest
 import tritonclient.grpc.aio as triton_client
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 from gateway.proto import model_service_pb2 as pb
 from gateway.proto.model_service_pb2_grpc import ModelServiceStub
@@ -78,3 +79,21 @@ async def test_leaving_reaches_triton(
     else:
         await asyncio.gather(*(call.code() for call in calls))
     assert await ends.early() > 0
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_is_for_those_who_are_known(
+    door: Door, channel: grpc.aio.Channel, version: str
+) -> None:
+    ask = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=ServerReflectionRequest.SerializeToString,
+        response_deserializer=ServerReflectionResponse.FromString,
+    )
+    shown = tuple(door.headers().items())
+    (answer,) = [one async for one in ask(iter([ServerReflectionRequest(list_services="")]), metadata=shown)]
+    names = {service.name for service in answer.list_services_response.service}
+    assert {"tritonforge.v1.ModelService", "inference.GRPCInferenceService"} <= names
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(iter([])).read()
+    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED

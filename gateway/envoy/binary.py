@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -39,10 +40,17 @@ def locate(config: GatewayConfig) -> Path:
 def validate(envoy: Path, bootstrap: Path) -> None:
     """Let Envoy judge a configuration, without listening anywhere.
 
+    Args:
+        envoy: The program.
+        bootstrap: Its configuration; the clusters in the file that it names (CDS) are judged too.
+
     Raises:
         GatewayError: It refuses it, cannot be run, or takes too long.
     """
-    command = [str(envoy), "--mode", "validate", "--config-path", str(bootstrap), "--log-level", "error"]
+    whole = bootstrap.with_name("judged.json")
+    whole.touch(0o600)
+    whole.write_text(_whole(bootstrap), encoding="utf-8")
+    command = [str(envoy), "--mode", "validate", "--config-path", str(whole), "--log-level", "error"]
     try:
         ran = subprocess.run(
             command,
@@ -57,12 +65,27 @@ def validate(envoy: Path, bootstrap: Path) -> None:
         raise GatewayError(
             f"cannot be run: {type(error).__name__}", where=str(envoy), mend="run it with --version"
         ) from error
+    finally:
+        whole.unlink(missing_ok=True)
     if ran.returncode != 0:
         raise GatewayError(
             f"Envoy refuses the configuration: {decisive_line(ran.stderr)}",
             where=str(bootstrap),
             mend="look at `tritonforge gateway render`",
         )
+
+
+def _whole(bootstrap: Path) -> str:
+    """A bootstrap with its clusters in place: Envoy reads their own file only once it runs."""
+    content = json.loads(bootstrap.read_text(encoding="utf-8"))
+    watched = content.get("dynamic_resources", {}).get("cds_config", {}).get("path_config_source", {})
+    clusters = Path(watched.get("path", ""))
+    if clusters.is_file():
+        del content["dynamic_resources"]
+        found = json.loads(clusters.read_text(encoding="utf-8"))["resources"]
+        untyped = [{key: value for key, value in each.items() if key != "@type"} for each in found]
+        content["static_resources"]["clusters"] += untyped
+    return json.dumps(content)
 
 
 def decisive_line(output: str) -> str:

@@ -5,6 +5,8 @@ One HTTP/2 channel leads to Envoy's inner socket. Envoy chooses the server, retr
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -76,14 +78,19 @@ class TritonChannel:
         request.parameters["timeout"].int64_param = int(left * _MICROSECONDS)
         call = self.stub.ModelStreamInfer(timeout=left, metadata=_metadata(pool, request_id))
         try:
-            await call.write(request)
-            await call.done_writing()
+            # Where the call ends meanwhile, the reading says why.
+            with contextlib.suppress(grpc.aio.InternalError, asyncio.InvalidStateError):
+                await call.write(request)
+                await call.done_writing()
             message: ModelStreamInferResponse
             async for message in call:
                 if message.error_message:
                     raise stream_error(request.model_name, message.error_message)
                 yield message.infer_response
         except grpc.aio.AioRpcError as error:
+            # Its deadline may pass while it is being sent, which grpc.aio calls an internal error.
+            if time.monotonic() >= deadline:
+                raise api_error(request.model_name, grpc.StatusCode.DEADLINE_EXCEEDED, "") from error
             raise api_error(request.model_name, error.code(), error.details() or "") from error
         finally:
             call.cancel()

@@ -143,30 +143,28 @@ async def test_batches_are_bounded(grpc_door: OpenDoor) -> None:
 
 
 async def test_limits_are_told(grpc_door: OpenDoor, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = 1
-
-    async def admit(call: Call) -> None:
-        nonlocal left
-        call.headers["ratelimit"] = f'"requests";r={left}'
-        left -= 1
-        if left < 0:
-            raise ApiError("rate_limited", "1 request a minute", retry_after_s=8.25)
-
-    async with grpc_door() as d:
-        monkeypatch.setattr(d.facade.limiter, "admit", admit)
+    monkeypatch.setenv("TRITONFORGE_REDIS_URL", "redis://127.0.0.1:1/0")  # away: this process counts
+    config = GatewayConfig.model_validate({"limits": {"shared": {"requests_per_minute": 1}}})
+    async with grpc_door(config) as d:
         call = d.stub.Predict(embed("x"), metadata=METADATA)
         await call
-        assert dict(await call.trailing_metadata())["ratelimit"] == '"requests";r=1'
+        assert dict(await call.trailing_metadata())["ratelimit-remaining"] == "0"
         code, status, trailing = await failure(d.stub.Predict(embed("y"), metadata=METADATA))
-        assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert (trailing["ratelimit"], trailing["retry-after"]) == ('"requests";r=0', "9")
-        assert told(status, RetryInfo).retry_delay.ToMilliseconds() == 8250
+        assert (code, told(status, ErrorInfo).reason) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "rate_limited",
+        )
+        seconds = told(status, RetryInfo).retry_delay.ToSeconds()
+        assert 1 <= seconds <= 60
+        assert (trailing["ratelimit-remaining"], trailing["retry-after"]) == ("0", str(seconds))
         stream = d.stub.StreamPredict(
             pb.StreamPredictRequest(generation=pb.GenerationInput(prompt="x")), metadata=METADATA
         )
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        batch = await d.stub.BatchPredict(pb.BatchPredictRequest(requests=[embed("z")]), metadata=METADATA)
+        assert told(batch.answers[0].error, ErrorInfo).reason == "rate_limited"
 
 
 async def test_one_denied_text_does_not_refuse_its_neighbours(grpc_door: OpenDoor) -> None:

@@ -63,11 +63,13 @@ def pool_action(config: GatewayConfig, pool: Pool, protocol: Protocol, streams: 
     """
     resilience = config.resilience
     whole = seconds(resilience.stream_timeout_s if streams else resilience.request_timeout_s)
+    # Silence that a retry can cure ends a try; this is for a caller's stream that is open and unused.
+    tries = resilience.retries.attempts + 1
+    silence = seconds(min(resilience.stream_idle_timeout_s * tries, resilience.stream_timeout_s))
     action: dict[str, Any] = {
         # A stream's time runs from its start; `timeout` would wait for the end of the request.
         "timeout": "0s" if streams else whole,
-        # Envoy's default of five minutes would cut a longer one.
-        "idle_timeout": whole,
+        "idle_timeout": silence if streams else whole,
         "retry_policy": _retry_policy(config, protocol, streams),
     }
     if streams or protocol == "grpc":

@@ -208,6 +208,31 @@ class Load:
             self.in_flight -= 1
 
 
+@contextlib.asynccontextmanager
+async def streams(paths: RunPaths, count: int) -> AsyncIterator[list[Any]]:
+    """So many ModelStreamInfer calls that have asked nothing yet, each a request in flight."""
+    channel = TritonChannel(f"unix:{paths.egress}")
+    calls = [
+        channel.stub.ModelStreamInfer(timeout=60, metadata=[(POOL_HEADER, "main")]) for _ in range(count)
+    ]
+    try:
+        yield calls
+    finally:
+        for call in calls:
+            call.cancel()
+        await channel.close()
+
+
+async def ask(call: Any, *, last: bool = False) -> int:
+    """Ask one question on a stream, the last one if so, and count the outputs of its answer."""
+    await call.write(text_request("embed", "", ["a calm sea"], ["embedding"]))
+    if last:
+        await call.done_writing()
+    answer = await call.read()
+    assert not answer.error_message
+    return len(answer.infer_response.raw_output_contents)
+
+
 async def served(paths: RunPaths) -> dict[str, int]:
     """Requests that each region was sent so far over gRPC, tries counted."""
     async with Admin(paths.admin) as admin:

@@ -7,26 +7,22 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from gateway.control.overflow import Overflow
 from gateway.control.regions import Regions
-from gateway.identity import POOL_HEADER
 from gateway.paths import RunPaths
-from gateway.triton.channel import TritonChannel
-from gateway.triton.tensors import text_request
 from tests.gateway.control.loopback import (
     Load,
+    ask,
     kserve_http,
     lone_envoy,
     members,
@@ -35,6 +31,7 @@ from tests.gateway.control.loopback import (
     served,
     server_of,
     servers_of,
+    streams,
     tritons,
     until,
 )
@@ -48,36 +45,6 @@ Run = Callable[[int], AbstractContextManager[list[TritonServer]]]
 def run(gateway_repository: Path, tmp_path: Path) -> Run:
     """Starts so many servers."""
     return lambda count: tritons(gateway_repository, count, tmp_path / "triton.log")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Short enough for sockets."""
-    with tempfile.TemporaryDirectory(prefix="tf-") as path:
-        yield Path(path)
-
-
-@contextlib.asynccontextmanager
-async def streams(paths: RunPaths, count: int) -> AsyncIterator[list[Any]]:
-    """So many ModelStreamInfer calls that have asked nothing yet, each a request in flight."""
-    channel = TritonChannel(f"unix:{paths.egress}")
-    calls = [
-        channel.stub.ModelStreamInfer(timeout=60, metadata=[(POOL_HEADER, "main")]) for _ in range(count)
-    ]
-    try:
-        yield calls
-    finally:
-        for call in calls:
-            call.cancel()
-        await channel.close()
-
-
-async def ask(call: Any) -> int:
-    """Ask one question on a stream and count the outputs of its answer."""
-    await call.write(text_request("embed", "", ["a calm sea"], ["embedding"]))
-    answer = await call.read()
-    assert not answer.error_message
-    return len(answer.infer_response.raw_output_contents)
 
 
 async def test_a_killed_server_costs_no_request(run: Run, folder: Path) -> None:

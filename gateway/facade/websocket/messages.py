@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from clients.generation import Sampling
@@ -19,6 +19,12 @@ from gateway.tasks.generation import Ask, End
 RequestId = Annotated[str, Field(max_length=128)] | int
 _StopString = Annotated[str, Field(min_length=1, max_length=256)]
 _SAMPLING = frozenset(Sampling.__annotations__)
+
+
+def _true(value: bool) -> bool:
+    if not value:
+        raise PydanticCustomError("true", "must be true")
+    return value
 
 
 class ChatMessage(Body):
@@ -79,7 +85,7 @@ class CancelMessage(Body):
     """End the request that runs; one with another id is left alone."""
 
     type: Literal["cancel"] = "cancel"
-    cancel: Literal[True] = True
+    cancel: Annotated[bool, AfterValidator(_true)] = True
     id: RequestId | None = None
 
 

@@ -32,6 +32,7 @@ class Served:
 
     port: int
     facade: Facade
+    server: uvicorn.Server
 
     @property
     def url(self) -> str:
@@ -40,6 +41,11 @@ class Served:
     @property
     def ws_url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/ws/generate"
+
+    @property
+    def connections(self) -> int:
+        """Connections that the server holds."""
+        return len(self.server.server_state.connections)
 
     def wait_for_sockets(self, expected: int, within_s: float = 5) -> None:
         wait_until(lambda: self.facade.sockets.count == expected, within_s)
@@ -68,7 +74,7 @@ def serve(triton: TritonServer) -> Serve:
             wait_until(lambda: server.started or not thread.is_alive(), 30)
             assert server.started
             try:
-                yield Served(listener.getsockname()[1], app.state.facade)
+                yield Served(listener.getsockname()[1], app.state.facade, server)
             finally:
                 server.should_exit = True
                 thread.join(10)

@@ -1,0 +1,56 @@
+"""REST, WebSocket and docs by way of the whole door."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from tests.gateway.conftest import Door
+from tests.gateway.facade.conftest import wait_until
+
+
+def test_rest_and_stats(door: Door) -> None:
+    with httpx.Client(base_url=door.url, headers=door.headers()) as client:
+        client.get("/stats")
+        assert client.post("/embed", json={"text": "hello"}).json()["model"] == "embed"
+        assert client.post("/classify", json={"text": "hello"}).json()["label"] in ("calm", "glad", "sad")
+        assert client.post("/predict", json={"text": "a", "max_length": 2}).json()["tokens_generated"] == 2
+        figures = client.get("/stats").json()["models"]
+    assert figures["tinygen"]["requests"] > 0
+
+
+def test_docs_are_open_and_an_unknown_caller_is_not_let_in(door: Door) -> None:
+    for path in ("/docs", "/docs/start.js", "/docs/swagger-ui.css", "/openapi.json", "/health"):
+        assert httpx.get(door.url + path).status_code == 200, path
+    for path in ("/predict", "/embed/batch", "/classify"):
+        answer = httpx.post(door.url + path, json={})
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+
+
+async def test_streams(door: Door, finished: Callable[[str], int]) -> None:
+    url = f"ws://{door.address}/ws/generate"
+    cancelled = finished("cancelled")
+    with pytest.raises(InvalidStatus) as caught:
+        async with connect(url):
+            pass
+    assert caught.value.response.status_code == 401
+    # As a browser shows its token.
+    token = door.headers()["authorization"].removeprefix("Bearer ")
+    async with connect(url, subprotocols=["tritonforge.v1", f"bearer.{token}"]) as connection:
+        assert connection.subprotocol == "tritonforge.v1"
+        await connection.send(json.dumps({"prompt": "The sun", "max_tokens": 5}))
+        frames = [json.loads(await connection.recv())]
+        while not frames[-1]["is_final"]:
+            frames.append(json.loads(await connection.recv()))
+        assert frames[-1]["usage"]["completion_tokens"] == 5
+        await connection.send(json.dumps({"prompt": "On", "max_tokens": 480, "ignore_eos": True}))
+        await connection.recv()
+        connection.transport.abort()
+    await asyncio.to_thread(wait_until, lambda: finished("cancelled") > cancelled, 5)
+    assert finished("cancelled") == cancelled + 1

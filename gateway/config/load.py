@@ -23,7 +23,9 @@ def load_config(path: Path) -> GatewayConfig:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise GatewayConfigError(
-            f"cannot be read: {first_line(error)}", where=str(path), mend="name a file with --config, or try `tritonforge gateway --open`"
+            f"cannot be read: {first_line(error)}",
+            where=str(path),
+            mend="name a file with --config, or try `tritonforge gateway --open`",
         ) from error
     try:
         data = yaml.safe_load(text) or {}

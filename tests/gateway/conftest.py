@@ -115,6 +115,7 @@ class Door:
         metrics_url: Base URL of the metrics listener.
         folder: Where ``keys.json`` and ``jwks.json`` lie.
         log: What its processes wrote.
+        run_folder: Its sockets and generated files.
         mint: Makes an RS256 token: ``mint("embed model:embed", sub="bob", exp=...)``.
     """
 
@@ -123,6 +124,7 @@ class Door:
     metrics_url: str
     folder: Path
     log: Path
+    run_folder: Path
     mint: Callable[..., str]
 
     def headers(self, scopes: str = ALL_SCOPES, subject: str = "alice") -> dict[str, str]:
@@ -180,7 +182,7 @@ def open_door(servers: Sequence[TritonServer], folder: Path, **sections: Any) ->
 
     log = folder / "gateway.log"
     with log.open("wb") as sink, run_in_thread(Gateway(config, log=sink.fileno())) as gateway:
-        yield Door(gateway.url, gateway.address, gateway.metrics_url, folder, log, mint)
+        yield Door(gateway.url, gateway.address, gateway.metrics_url, folder, log, gateway.paths.folder, mint)
 
 
 @contextlib.contextmanager

@@ -24,11 +24,10 @@ import structlog
 from gateway.config import GatewayConfig
 from gateway.control.admin import Admin
 from gateway.control.overflow import Overflow
+from gateway.control.prepare import prepare
 from gateway.control.processes import Child
 from gateway.control.regions import Regions
-from gateway.envoy import binary, clusters, render
 from gateway.errors import GatewayError
-from gateway.guards.check import check_guards
 from gateway.metrics import MULTIPROCESS_VARIABLE
 from gateway.paths import RunPaths
 from tritonforge.server.ports import connect_host, free_ports, why_unavailable
@@ -108,14 +107,9 @@ class Gateway:
             GatewayConfigError: The configuration cannot be carried out.
             GatewayError: A port is taken, Envoy refuses its configuration, or something did not come up.
         """
-        check_guards(self.config)
         self._check_ports()
-        envoy = binary.locate(self.config)
-        self._paths = paths = RunPaths(Path(tempfile.mkdtemp(prefix="tritonforge-gateway-")))
-        paths.config.write_text(self.config.model_dump_json(), encoding="utf-8")
-        clusters.write_clusters(self.config, paths)
-        render.write(self.config, paths)
-        await asyncio.to_thread(binary.validate, envoy, paths.bootstrap)
+        self._paths = RunPaths(Path(tempfile.mkdtemp(prefix="tritonforge-gateway-")))
+        envoy = await asyncio.to_thread(prepare, self.config, self._paths)
         self._envoy = await self._start_envoy(envoy)
         for worker in range(self.config.facade.workers):
             self._facades[worker] = await self._start_facade(worker)

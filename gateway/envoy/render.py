@@ -54,15 +54,6 @@ def render(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
     }
 
 
-def masked(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
-    """As :func:`render`, with what it leaves out shown as such.
-
-    Raises:
-        GatewayConfigError: The configuration cannot be carried out.
-    """
-    return render(config, paths)
-
-
 def write(config: GatewayConfig, paths: RunPaths) -> None:
     """Write the bootstrap and the files it names, for this user's eyes only.
 

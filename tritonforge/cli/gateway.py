@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +64,8 @@ def gateway(
         if as_json:
             print_json({"config": str(config), "valid": True})
         else:
-            console.print(f"{config} is valid, and so is the Envoy configuration made from it", markup=False)
+            words = f"{config} is valid, and so is the Envoy configuration made from it"
+            console.print(words, markup=False, soft_wrap=True)
         return
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
     asyncio.run(_run(loaded, start_timeout, as_json))
@@ -82,9 +84,9 @@ def render(
     config: ConfigOption = DEFAULT,
     open_door: Annotated[bool, typer.Option("--open", help="As of `tritonforge gateway --open`.")] = False,
 ) -> None:
-    """Print the Envoy configuration that a gateway.yaml comes to, secrets masked."""
+    """Print the Envoy configuration that a gateway.yaml comes to; it holds no secrets."""
     _require()
-    from gateway.envoy.show import shown
+    from gateway.control.prepare import shown
 
     print_json(shown(_open_config() if open_door else _load(config)))
 
@@ -129,8 +131,9 @@ def list_keys(config: ConfigOption = DEFAULT, as_json: JsonOption = False) -> No
     if as_json:
         print_json([entry.model_dump(mode="json", exclude={"sha256"}) for entry in entries])
         return
+    now = datetime.now(UTC)
     for entry in entries:
-        state = "revoked" if entry.revoked else "valid"
+        state = "valid" if entry.valid(now) else "revoked" if entry.revoked else "expired"
         console.print(f"{entry.id}  {state}  {entry.subject}  {' '.join(entry.scopes)}", markup=False)
 
 
@@ -175,7 +178,7 @@ def _store(path: Path) -> ApiKeyStore:
 
 
 def _check(config: GatewayConfig) -> None:
-    from gateway.envoy.show import check
+    from gateway.control.prepare import check
 
     check(config)
 

@@ -1,4 +1,4 @@
-"""From a configuration to the files that Envoy reads; also to show or check them, without running anything."""
+"""From a configuration to the files that Envoy reads; also to show or check it, without running anything."""
 
 from __future__ import annotations
 

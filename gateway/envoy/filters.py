@@ -43,6 +43,9 @@ def _filters(config: GatewayConfig, paths: RunPaths) -> Iterator[dict[str, Any]]
         yield extension(CORS, "extensions.filters.http.cors.v3.Cors")
     if limits.address is not None:
         yield _address_limit(limits.address)
+    if limits.local is not None:
+        # Answers meet filters the other way round: here all that is told of limits is there.
+        yield _limit_headers()
     yield lua.credentials_filter(config)
     tokens = auth.jwt_filter(config, paths)
     if tokens is not None:
@@ -52,7 +55,6 @@ def _filters(config: GatewayConfig, paths: RunPaths) -> Iterator[dict[str, Any]]
     if admission is not None:
         yield admission
     if limits.local is not None:
-        yield _limit_headers()
         yield _subject_limit(limits.local)
     # Before the model's name is read: it also lets that filter hold back as much, where HTTP/2 has less.
     yield extension(

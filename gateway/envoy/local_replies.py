@@ -119,6 +119,8 @@ def grpc_number(code: Code) -> int:
 def _http_mapper(reply: _Reply, *only: _Filter) -> dict[str, Any]:
     code = CODES[reply.code]
     body = _problem(code.name, code.title, None, reply.mend, reply.detail, openai=bool(only))
+    if reply.retry_after_s is not None:
+        body["json_format"]["retry_after_s"] = reply.retry_after_s
     return _mapper(reply, code, body, list(only), [])
 
 

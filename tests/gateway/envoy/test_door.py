@@ -22,7 +22,8 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()
-    assert set(body) - {"error"} == MEMBERS
+    assert set(body) - {"error", "retry_after_s"} == MEMBERS
+    assert ("retry-after" in answer.headers) == ("retry_after_s" in body)
     assert (body["status"], body["code"]) == (status, code)
     assert body["type"] == f"urn:tritonforge:problem:{code}"
     assert body["mend"]

@@ -81,7 +81,9 @@ def run_checks(options: ServerOptions, repository: Path | None = None) -> list[C
         _check_files(),
         _check_disk(repository or Path.cwd()),
         _check_gpu(),
-        _check_perf_analyzer(),
+        _check_optional("perf_analyzer", "load tests want it"),
+        _check_optional("envoy", "the gateway wants it: pip install 'tritonforge[gateway]'"),
+        _check_optional("redis-server", "limits shared by several gateways want one, here or elsewhere"),
     ]
 
 
@@ -307,10 +309,11 @@ def _check_gpu() -> Check:
     return Check("GPU", "ok", "none; models run on the CPU")
 
 
-def _check_perf_analyzer() -> Check:
-    beside = Path(sys.prefix, "bin", "perf_analyzer")
-    found = shutil.which("perf_analyzer") or (str(beside) if beside.is_file() else None)
-    return Check("perf_analyzer", "ok", found or "not installed; only load tests want it")
+def _check_optional(program: str, wanted_by: str) -> Check:
+    """A program without which all but one thing works."""
+    beside = Path(sys.prefix, "bin", program)
+    found = shutil.which(program) or (str(beside) if beside.is_file() else None)
+    return Check(program, "ok", found or f"not installed; only {wanted_by}")
 
 
 def _probe(installation: TritonInstallation, modules: Iterable[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def test_json_holds_every_check_and_all_pass_here() -> None:
     names = {check["name"] for check in report["checks"]}
     assert report["ok"] is True
     assert {"tritonserver", "Python backend stub", "numpy of the stubs", "/dev/shm", "CPU", "GPU"} <= names
-    assert {"tokenizers", "onnxruntime", "openvino", "open files", "disk", "perf_analyzer"} <= names
+    assert {"tokenizers", "onnxruntime", "openvino", "open files", "disk", "perf_analyzer", "envoy"} <= names
 
 
 def test_a_port_in_use_fails_and_the_table_says_how_to_mend_it() -> None:

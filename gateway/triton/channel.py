@@ -83,10 +83,16 @@ class TritonChannel:
                 await call.write(request)
                 await call.done_writing()
             message: ModelStreamInferResponse
+            failure: ApiError | None = None
+            # To the very end: a call that is cancelled just as its last response comes stays in Triton 2.51
+            # for ever, and its model can be unloaded no more.
             async for message in call:
                 if message.error_message:
-                    raise stream_error(request.model_name, message.error_message)
-                yield message.infer_response
+                    failure = stream_error(request.model_name, message.error_message)
+                else:
+                    yield message.infer_response
+            if failure is not None:
+                raise failure
         except grpc.aio.AioRpcError as error:
             # Its deadline may pass while it is being sent, which grpc.aio calls an internal error.
             if time.monotonic() >= deadline:

@@ -43,7 +43,7 @@ _CODES = (
     Code("too_deep", "The JSON is nested too deeply", 400, "INVALID_ARGUMENT"),
     Code("too_wide", "The JSON has too many members", 400, "INVALID_ARGUMENT"),
     Code("text_refused", "The text matches a pattern that is denied here", 400, "INVALID_ARGUMENT"),
-    Code("wrong_task", "The model does another task", 400, "INVALID_ARGUMENT"),
+    Code("wrong_task", "The model does another task", 404, "INVALID_ARGUMENT"),
     Code("unauthenticated", "No valid token or key", 401, "UNAUTHENTICATED"),
     Code("forbidden", "The token does not allow this", 403, "PERMISSION_DENIED"),
     Code("not_found", "There is nothing at this path", 404, "UNIMPLEMENTED"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -31,6 +31,14 @@ class Body(BaseModel):
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
 ModelName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""After a field's bounds. JSON has one type of number: 2.0 is a whole one, and so says JSON Schema."""
 
 
 class StrictRoute(APIRoute):

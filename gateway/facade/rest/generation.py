@@ -14,6 +14,7 @@ from starlette.responses import Response
 from clients.generation import Sampling
 from gateway.errors import ApiError
 from gateway.facade.bodies import (
+    WHOLE,
     Body,
     ModelName,
     StrictRoute,
@@ -43,10 +44,8 @@ StopString = Annotated[str, Field(min_length=1, max_length=256)]
 class PredictFields(Body):
     """How to generate."""
 
-    max_length: int | None = Field(
+    max_length: Annotated[int, Field(ge=1, le=2048), WHOLE] | None = Field(
         default=None,
-        ge=1,
-        le=2048,
         description="tokens to generate at most; default: the model's",
         examples=[64],
     )
@@ -64,11 +63,11 @@ class PredictFields(Body):
         description="choose from the likeliest tokens whose probabilities reach this",
         examples=[0.9],
     )
-    top_k: int | None = Field(
-        default=None, ge=0, le=2**31 - 1, description="choose from so many tokens; 0: all", examples=[40]
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = Field(
+        default=None, description="choose from so many tokens; 0: all", examples=[40]
     )
-    seed: int | None = Field(
-        default=None, ge=0, le=2**53 - 1, description="the same seed gives the same output", examples=[7]
+    seed: Annotated[int, Field(ge=0, le=2**53 - 1), WHOLE] | None = Field(
+        default=None, description="the same seed gives the same output", examples=[7]
     )
     stop: list[StopString] | None = Field(
         default=None, max_length=16, description="strings at which the output ends", examples=[["\n\n"]]

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from clients.generation import Sampling
 from gateway.config.limits import Limits
 from gateway.errors import ApiError
-from gateway.facade.bodies import Body, ModelName, Text, check_text, check_texts, parse_json
+from gateway.facade.bodies import WHOLE, Body, ModelName, Text, check_text, check_texts, parse_json
 from gateway.facade.problems import problem
 from gateway.facade.validation import fault_error
 from gateway.tasks.generation import Ask, End
@@ -42,12 +42,12 @@ class GenerateMessage(Body):
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] | None = None
     model: ModelName | None = None
-    max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
-    min_tokens: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1)
-    seed: int | None = Field(default=None, ge=0, le=2**64 - 1)
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1), WHOLE] | None = None
     stop: Annotated[list[_StopString], Field(max_length=16, fail_fast=True)] | _StopString | None = None
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)

@@ -59,11 +59,17 @@ async def test_each_fault_is_named(
     answer = await running.client.post(path, content=json.dumps(body), headers=JSON)
     problem = answer.json()
     assert (problem["code"], problem["field"]) == (code, field), problem
-    assert answer.status_code == problem["status"] == (404 if code == "model_not_found" else 400)
+    of_models = code in ("model_not_found", "wrong_task")
+    assert answer.status_code == problem["status"] == (404 if of_models else 400)
     assert answer.headers["content-type"] == "application/problem+json"
     assert problem["mend"]
     for jargon in ("Input", "pydantic", "str_type", "Value error", "body."):
         assert jargon not in answer.text
+
+
+async def test_a_whole_number_may_have_a_point(running: RunningApp) -> None:
+    answer = await running.client.post("/predict", json={"text": "a", "max_length": 2.0})
+    assert answer.json()["tokens_generated"] == 2
 
 
 async def test_the_number_of_further_faults_is_told(running: RunningApp) -> None:

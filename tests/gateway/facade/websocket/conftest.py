@@ -24,7 +24,12 @@ async def opened(
 ) -> AsyncIterator[ClientConnection]:
     """A socket; the client's own pings are off."""
     headers = {"authorization": f"Bearer {token}"}
-    how = {"additional_headers": headers, "ping_interval": None, "compression": None} | how
+    how = {
+        "additional_headers": headers,
+        "ping_interval": None,
+        "compression": None,
+        "close_timeout": 1,
+    } | how
     async with connect(served.ws_url, **how) as connection:
         yield connection
 

@@ -37,6 +37,8 @@ logger = structlog.get_logger(__name__)
 _END_GRACE_S = 5.0
 _POLL_S = 0.1
 _RESTART_S = (0.2, 5.0)
+_KEYS_S = 5.0
+_KEYS_READ = r"^http\.door\.jwt_authn\.jwks_fetch_success$"
 _DOOR_REQUESTS = r"^http\.door\.downstream_rq_active$"
 
 
@@ -216,6 +218,7 @@ class Gateway:
                         mend="look into its log above",
                     )
             if await _answers(self.paths.facade_http(0)) and await self._is_live():
+                await self._wait_for_keys()
                 return
             await asyncio.sleep(_POLL_S)
         raise GatewayError(
@@ -230,6 +233,17 @@ class Gateway:
             with contextlib.suppress(httpx.HTTPError):
                 return (await admin.stats("^server.state$")).get("server.state") == 0
         return False
+
+    async def _wait_for_keys(self) -> None:
+        """Until Envoy has the issuers' key files, which the facade gives it; a token is refused before."""
+        files = sum(issuer.jwks_file is not None for issuer in self.config.auth.issuers)
+        deadline = time.monotonic() + _KEYS_S
+        async with Admin(self.paths.admin) as admin:
+            while files and sum((await admin.stats(_KEYS_READ)).values()) < files:
+                if time.monotonic() > deadline:
+                    logger.error("keys_not_read", message="tokens are refused until Envoy gets the keys")
+                    return
+                await asyncio.sleep(_POLL_S)
 
     async def _drain(self) -> None:
         """Close the door to new connections, and wait for the requests in flight."""

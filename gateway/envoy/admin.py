@@ -11,11 +11,23 @@ from gateway.envoy.upstreams import ADMIN, FACADE_HTTP
 from gateway.paths import RunPaths
 
 _SCRAPE_S = 10.0
+_INNER_CONNECTIONS = 1024
 
 
 def admin(paths: RunPaths) -> dict[str, Any]:
     """The admin interface, on a Unix socket of the run folder."""
     return {"address": pipe(paths.admin)}
+
+
+def overload(config: GatewayConfig) -> dict[str, Any]:
+    """The bound of all connections together: callers', and a few of the facade's and of Prometheus."""
+    most = config.limits.max_connections + _INNER_CONNECTIONS
+    monitor = extension(
+        "envoy.resource_monitors.global_downstream_max_connections",
+        "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        max_active_downstream_connections=most,
+    )
+    return {"resource_monitors": [monitor]}
 
 
 def metrics_listener(config: GatewayConfig) -> dict[str, Any]:

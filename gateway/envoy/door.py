@@ -23,7 +23,6 @@ _STREAMS = 128
 _PING_S, _PONG_S = 30.0, 10.0
 _DRAIN_S = 1.0
 """How long a connection that is to end still takes requests: they may be under way already."""
-_EXPOSED = "ratelimit-limit,ratelimit-remaining,ratelimit-reset,retry-after,x-request-id"
 
 
 def door_listener(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
@@ -134,8 +133,9 @@ def _cors(listen: Listen) -> dict[str, Any]:
         "extensions.filters.http.cors.v3.CorsPolicy",
         allow_origin_string_match=[{"exact": origin} for origin in listen.allow_origins],
         allow_methods="GET, POST, OPTIONS",
-        allow_headers="authorization, content-type, x-api-key, x-request-timeout-ms",
-        expose_headers=_EXPOSED,
+        # `*` is all but `authorization`; OpenAI's client in a page sends many of its own.
+        allow_headers="authorization, *",
+        expose_headers="*",
         max_age="600",
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.config import GatewayConfig
 from gateway.envoy import auth, tls
-from gateway.envoy.admin import admin, metrics_listener
+from gateway.envoy.admin import admin, metrics_listener, overload
 from gateway.envoy.door import door_listener
 from gateway.envoy.egress import egress_listener
 from gateway.envoy.upstreams import static_clusters
@@ -35,6 +35,7 @@ def render(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
     return {
         "node": {"id": "tritonforge-gateway", "cluster": "tritonforge-gateway"},
         "admin": admin(paths),
+        "overload_manager": overload(config),
         # Shares of the overflow change while it runs, by way of the admin socket.
         "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},
         "dynamic_resources": {

@@ -83,12 +83,13 @@ def tritons(
 ) -> Iterator[list[TritonServer]]:
     """So many tritonservers on free ports, started side by side."""
     options = options_on((0, 0, 0), models)
-    with log.open("ab") as sink, contextlib.ExitStack() as stack, ThreadPoolExecutor(count) as pool:
+    with log.open("ab") as sink, ThreadPoolExecutor(count) as pool:
         servers = [TritonServer(repository, options, log_sink=sink) for _ in range(count)]
-        for server in servers:
-            stack.callback(server.stop)
-        list(pool.map(lambda server: server.start(60), servers))
-        yield servers
+        try:
+            list(pool.map(lambda server: server.start(60), servers))
+            yield servers
+        finally:
+            list(pool.map(TritonServer.stop, servers))
 
 
 def options_on(ports: Sequence[int], models: tuple[str, ...] = ("embed",)) -> ServerOptions:

@@ -107,8 +107,8 @@ async def test_no_request_outlives_its_time(triton: TritonServer, folder: Path) 
         async with streams(paths, 1) as (call,):
             started = time.monotonic()
             assert await ask(call) == 1
-            # Cut off in the middle: Envoy can no longer say why.
-            assert await call.code() == grpc.StatusCode.INTERNAL
+            # Cut off in the middle, where Envoy cannot always say why any more.
+            assert await call.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.DEADLINE_EXCEEDED)
             assert 1.3 < time.monotonic() - started < 3
         await channel.close()
 

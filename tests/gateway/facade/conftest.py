@@ -19,6 +19,7 @@ from gateway.config import GatewayConfig
 from gateway.facade.app import create_app
 from gateway.facade.serving import server_options
 from gateway.facade.state import Facade
+from python_backends.metrics import INTERVAL
 from tests.gateway.serving import InPlaceOfEnvoy
 from tritonforge.server import TritonServer
 
@@ -96,9 +97,14 @@ def finished(triton: TritonServer) -> Callable[[str], int]:
 
     def count(reason: str) -> int:
         lines = httpx.get(triton.metrics_url).text.splitlines()
-        named = [line for line in lines if "finished_requests_total" in line and f'"{reason}"' in line]
+        named = [line for line in lines if "finished_requests_total" in line and f'{reason}"' in line]
         return sum(int(float(line.split()[-1])) for line in named)
 
+    # The generator adds to Triton's counters now and then only.
+    before = -1
+    while before != (now := count("")):
+        before = now
+        time.sleep(2 * INTERVAL)
     return count
 
 

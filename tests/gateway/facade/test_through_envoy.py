@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 
 import httpx
@@ -17,10 +18,10 @@ from tests.gateway.facade.conftest import wait_until
 
 def test_rest_and_stats(door: Door) -> None:
     with httpx.Client(base_url=door.url, headers=door.headers()) as client:
-        client.get("/stats")
         assert client.post("/embed", json={"text": "hello"}).json()["model"] == "embed"
         assert client.post("/classify", json={"text": "hello"}).json()["label"] in ("calm", "glad", "sad")
         assert client.post("/predict", json={"text": "a", "max_length": 2}).json()["tokens_generated"] == 2
+        time.sleep(1.05)  # figures are kept for a second
         figures = client.get("/stats").json()["models"]
     assert figures["tinygen"]["requests"] > 0
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from pathlib import Path
 from typing import Any
 
+import httpx
+
 from gateway.identity import SCOPES_HEADER
-from tests.gateway.conftest import FacadeApp
+from tests.gateway.conftest import FacadeApp, open_door
+from tritonforge.server import ServerOptions, TritonServer
 
 
 async def test_figures_follow_what_happens(facade_app: FacadeApp) -> None:
@@ -38,3 +43,24 @@ async def test_only_models_that_the_caller_may_use(facade_app: FacadeApp) -> Non
     async with facade_app() as running:
         answer = await running.client.get("/stats", headers={SCOPES_HEADER: "embed model:sort"})
     assert list(answer.json()["models"]) == ["sort"]
+
+
+def test_servers_of_a_pool_are_told_apart(
+    triton: TritonServer, gateway_repository: Path, tmp_path: Path
+) -> None:
+    options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, engine_threads=1, models=("sort",))
+    with TritonServer(gateway_repository, options) as fresh:
+        # Hundreds behind the other: compared with it, its counters would fall or leap.
+        with httpx.Client(base_url=f"http://{triton.http_address}", timeout=30) as client:
+            inputs = [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["a"]}]
+            for _ in range(300):
+                client.post("/v2/models/sort/infer", json={"inputs": inputs}).raise_for_status()
+        with (
+            open_door([triton, fresh], tmp_path) as door,
+            httpx.Client(base_url=door.url, headers=door.headers("classify model:sort")) as client,
+        ):
+            for _ in range(5):
+                figures = client.get("/stats").json()["models"]["sort"]
+                assert (figures["requests_per_s"] or 0) < 20
+                time.sleep(1.01)
+            assert figures["requests_per_s"] is not None

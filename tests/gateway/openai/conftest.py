@@ -13,7 +13,7 @@ from tritonforge.server import TritonServer
 
 
 @pytest.fixture(scope="session")
-def door(triton: TritonServer) -> Iterator[str]:
+def facade_url(triton: TritonServer) -> Iterator[str]:
     """The facade's address."""
     config = GatewayConfig.model_validate({"limits": {"max_texts": 40, "max_text_bytes": 2000}})
     with serve_facade(triton.grpc_url, config) as url:
@@ -21,7 +21,7 @@ def door(triton: TritonServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def client(door: str) -> Iterator[openai.OpenAI]:
+def client(facade_url: str) -> Iterator[openai.OpenAI]:
     """The official client, for alice, who may do everything."""
-    with openai.OpenAI(base_url=f"{door}/v1", api_key="token-of-alice", max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{facade_url}/v1", api_key="token-of-alice", max_retries=0) as client:
         yield client

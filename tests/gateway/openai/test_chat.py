@@ -134,8 +134,8 @@ def test_the_streaming_helper(client: openai.OpenAI) -> None:
     assert isinstance(final.choices[0].message.parsed, Mood)
 
 
-async def test_the_asynchronous_client(door: str, client: openai.OpenAI) -> None:
-    async with openai.AsyncOpenAI(base_url=f"{door}/v1", api_key="token-of-alice") as caller:
+async def test_the_asynchronous_client(facade_url: str, client: openai.OpenAI) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{facade_url}/v1", api_key="token-of-alice") as caller:
         stream = await caller.chat.completions.create(**GREEDY, stream=True)
         text = "".join([part.choices[0].delta.content or "" async for part in stream])
     assert text == text_of(client.chat.completions.create(**GREEDY))
@@ -168,15 +168,15 @@ def test_an_error_in_mid_stream_is_an_event(client: openai.OpenAI) -> None:
     assert parts
 
 
-def test_the_wire(door: str) -> None:
+def test_the_wire(facade_url: str) -> None:
     headers = {"authorization": "Bearer token-of-alice"}
     body = {**GREEDY, "max_tokens": 2, "stream": True}
-    answer = httpx.post(f"{door}/v1/chat/completions", json=body, headers=headers)
+    answer = httpx.post(f"{facade_url}/v1/chat/completions", json=body, headers=headers)
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-store"
     events = answer.text.split("\n\n")
     assert events[-2:] == ["data: [DONE]", ""]
     assert all(event.startswith("data: ") for event in events[:-1])
-    problem = httpx.post(f"{door}/v1/chat/completions", json={**body, "n": 0}, headers=headers)
+    problem = httpx.post(f"{facade_url}/v1/chat/completions", json={**body, "n": 0}, headers=headers)
     assert problem.headers["content-type"] == "application/problem+json"
     assert problem.json()["error"]["param"] == problem.json()["field"] == "n"

@@ -89,8 +89,10 @@ def test_logprobs_are_the_tokens_own(client: openai.OpenAI) -> None:
     assert offsets == told.text_offset
 
 
-async def test_the_asynchronous_client(door: str) -> None:
-    async with openai.AsyncOpenAI(base_url=f"{door}/v1", api_key="token-of-alice", max_retries=0) as client:
+async def test_the_asynchronous_client(facade_url: str) -> None:
+    async with openai.AsyncOpenAI(
+        base_url=f"{facade_url}/v1", api_key="token-of-alice", max_retries=0
+    ) as client:
         stream = await client.completions.create(
             model="tinygen", prompt=PROMPT, temperature=0, max_tokens=5, stream=True
         )

@@ -20,11 +20,11 @@ def vectors(answer: openai.types.CreateEmbeddingResponse) -> np.ndarray:
     return np.array([item.embedding for item in answer.data], np.float32)
 
 
-def test_base64_floats_and_our_own_endpoint_agree(client: openai.OpenAI, door: str) -> None:
+def test_base64_floats_and_our_own_endpoint_agree(client: openai.OpenAI, facade_url: str) -> None:
     packed = client.embeddings.create(model="embed", input=TEXTS)  # the client asks for base64 unless told
     plain = client.embeddings.create(model="embed", input=TEXTS, encoding_format="float")
     own = httpx.post(
-        f"{door}/embed/batch", json={"texts": TEXTS}, headers={"authorization": "Bearer token-of-alice"}
+        f"{facade_url}/embed/batch", json={"texts": TEXTS}, headers={"authorization": "Bearer token-of-alice"}
     ).json()
     assert vectors(packed).shape == (3, 32)
     np.testing.assert_array_equal(vectors(packed), vectors(plain))

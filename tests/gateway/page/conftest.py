@@ -26,14 +26,14 @@ FLAGS = (
 
 
 @pytest.fixture(scope="session")
-def door(triton: TritonServer) -> Iterator[str]:
+def facade_url(triton: TritonServer) -> Iterator[str]:
     """The facade's address; it needs a token."""
     with serve_facade(triton.grpc_url) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def open_door(triton: TritonServer) -> Iterator[str]:
+def open_facade(triton: TritonServer) -> Iterator[str]:
     """The same, for everybody."""
     config = GatewayConfig.model_validate({"auth": {"disabled": True}})
     with serve_facade(triton.grpc_url, config) as url:

@@ -63,9 +63,9 @@ def show(page: Page, panel: str) -> None:
 @pytest.mark.parametrize("width", [360, 1100])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_readable_and_within_the_width(
-    open_page: OpenPage, open_door: str, tmp_path: Path, scheme: str, width: int
+    open_page: OpenPage, open_facade: str, tmp_path: Path, scheme: str, width: int
 ) -> None:
-    page = ready(open_page(open_door, color_scheme=scheme, viewport={"width": width, "height": 780}))
+    page = ready(open_page(open_facade, color_scheme=scheme, viewport={"width": width, "height": 780}))
     for panel in PANELS:
         show(page, panel)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, panel
@@ -84,8 +84,8 @@ def test_readable_and_within_the_width(
         )
 
 
-def test_the_theme_can_be_chosen(open_page: OpenPage, open_door: str) -> None:
-    page = ready(open_page(open_door, color_scheme="dark"))
+def test_the_theme_can_be_chosen(open_page: OpenPage, open_facade: str) -> None:
+    page = ready(open_page(open_facade, color_scheme="dark"))
     button = page.locator("#theme")
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(ground)
@@ -103,7 +103,7 @@ def test_the_theme_can_be_chosen(open_page: OpenPage, open_door: str) -> None:
     assert page.evaluate("localStorage.length") == 0
 
 
-def test_motion_is_left_out_where_it_is_not_wanted(open_page: OpenPage, open_door: str) -> None:
+def test_motion_is_left_out_where_it_is_not_wanted(open_page: OpenPage, open_facade: str) -> None:
     moving = """() => {
       const turn = document.createElement("article");
       turn.className = "turn";
@@ -112,5 +112,5 @@ def test_motion_is_left_out_where_it_is_not_wanted(open_page: OpenPage, open_doo
       document.body.append(turn);
       return getComputedStyle(turn.firstChild, "::after").animationName;
     }"""
-    assert ready(open_page(open_door)).evaluate(moving) == "blink"
-    assert ready(open_page(open_door, reduced_motion="reduce")).evaluate(moving) == "none"
+    assert ready(open_page(open_facade)).evaluate(moving) == "blink"
+    assert ready(open_page(open_facade, reduced_motion="reduce")).evaluate(moving) == "none"

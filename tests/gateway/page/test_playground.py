@@ -9,6 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.gateway.conftest import ALL_SCOPES, Door
 from tests.gateway.page.conftest import OpenPage
 from tritonforge.server import TritonServer
 
@@ -31,8 +32,8 @@ def ask_in_chat(page: Page, text: str, transport: str = "sse", **settings: str) 
     page.locator("#generation [data-send]").click()
 
 
-def test_texts_are_compared(open_page: OpenPage, open_door: str) -> None:
-    page = ready(open_page(open_door))
+def test_texts_are_compared(open_page: OpenPage, open_facade: str) -> None:
+    page = ready(open_page(open_facade))
     expect(page.locator("#access")).to_be_hidden()
     page.locator("#embedding-texts").fill("one calm evening\n\n  the minister  \none calm evening")
     page.get_by_role("button", name="Compare").click()
@@ -47,8 +48,8 @@ def test_texts_are_compared(open_page: OpenPage, open_door: str) -> None:
     expect(page.locator("#meter-latency + svg polyline")).to_have_attribute("points", re.compile(","))
 
 
-def test_batch_size_and_queue_time_are_shown_live(open_page: OpenPage, open_door: str) -> None:
-    page = ready(open_page(open_door))
+def test_batch_size_and_queue_time_are_shown_live(open_page: OpenPage, open_facade: str) -> None:
+    page = ready(open_page(open_facade))
     for attempt in range(8):
         page.locator("#embedding-texts").fill(f"one {attempt}\ntwo {attempt}\nthree {attempt}")
         page.get_by_role("button", name="Compare").click()
@@ -59,8 +60,8 @@ def test_batch_size_and_queue_time_are_shown_live(open_page: OpenPage, open_door
     expect(page.locator("#meter-queue")).to_have_text(FINE)
 
 
-def test_texts_are_classified(open_page: OpenPage, open_door: str) -> None:
-    page = ready(open_page(open_door))
+def test_texts_are_classified(open_page: OpenPage, open_facade: str) -> None:
+    page = ready(open_page(open_facade))
     page.get_by_role("tab", name="Classification").click()
     page.get_by_role("button", name="Classify").click()
     expect(page.locator(".bars h3")).to_have_count(2)
@@ -74,8 +75,8 @@ def test_texts_are_classified(open_page: OpenPage, open_door: str) -> None:
 
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
-def test_a_conversation_is_streamed(open_page: OpenPage, open_door: str, transport: str) -> None:
-    page = ready(open_page(open_door))
+def test_a_conversation_is_streamed(open_page: OpenPage, open_facade: str, transport: str) -> None:
+    page = ready(open_page(open_facade))
     page.get_by_role("tab", name="Chat").click()
     ask_in_chat(page, "Hello", transport, max_tokens="20", temperature="0")
     facts = page.locator(".turn.assistant .hint")
@@ -91,14 +92,14 @@ def test_a_conversation_is_streamed(open_page: OpenPage, open_door: str, transpo
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 def test_stop_ends_it_on_the_server(
-    open_page: OpenPage, open_door: str, triton: TritonServer, transport: str
+    open_page: OpenPage, open_facade: str, triton: TritonServer, transport: str
 ) -> None:
     def cancelled() -> int:
         lines = httpx.get(triton.metrics_url).text.splitlines()
         found = [line for line in lines if "finished_requests_total" in line and '"cancelled"' in line]
         return sum(int(float(line.split()[-1])) for line in found)
 
-    page = ready(open_page(open_door))
+    page = ready(open_page(open_facade))
     page.get_by_role("tab", name="Chat").click()
     before = cancelled()
     for _ in range(5):  # the tiny model is quick, and may end an answer by itself
@@ -122,8 +123,8 @@ def test_stop_ends_it_on_the_server(
     assert cancelled() > before
 
 
-def test_all_of_it_by_keyboard(open_page: OpenPage, open_door: str) -> None:
-    page = ready(open_page(open_door))
+def test_all_of_it_by_keyboard(open_page: OpenPage, open_facade: str) -> None:
+    page = ready(open_page(open_facade))
     keys = page.keyboard
     keys.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
@@ -160,8 +161,8 @@ def test_all_of_it_by_keyboard(open_page: OpenPage, open_door: str) -> None:
     expect(page.locator("#said")).to_have_text(re.compile("Answer of"))
 
 
-def test_escape_stops(open_page: OpenPage, open_door: str) -> None:
-    page = ready(open_page(open_door))
+def test_escape_stops(open_page: OpenPage, open_facade: str) -> None:
+    page = ready(open_page(open_facade))
     page.get_by_role("tab", name="Chat").click()
     page.evaluate(
         """() => new MutationObserver((_, watcher) => {
@@ -174,8 +175,8 @@ def test_escape_stops(open_page: OpenPage, open_door: str) -> None:
     expect(page.locator(".turn.assistant .hint")).to_have_text(re.compile("stopped"))
 
 
-def test_a_token_is_asked_for_and_kept_in_the_tab_alone(open_page: OpenPage, door: str) -> None:
-    page = open_page(door)
+def test_a_token_is_asked_for_and_kept_in_the_tab_alone(open_page: OpenPage, facade_url: str) -> None:
+    page = open_page(facade_url)
     expect(page.locator("#state")).to_have_text("A token is needed")
     expect(page.locator("#token")).to_be_focused()
     page.keyboard.type("token-of-alice")
@@ -196,8 +197,8 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_alone(open_page: OpenPage, doo
     assert page.evaluate("sessionStorage.length") == 0
 
 
-def test_what_goes_wrong_is_told_with_what_helps(open_page: OpenPage, open_door: str) -> None:
-    page = ready(open_page(open_door))
+def test_what_goes_wrong_is_told_with_what_helps(open_page: OpenPage, open_facade: str) -> None:
+    page = ready(open_page(open_facade))
     page.get_by_role("tab", name="Chat").click()
     ask_in_chat(
         page, "Hello", "websocket", max_tokens="8000"
@@ -209,3 +210,16 @@ def test_what_goes_wrong_is_told_with_what_helps(open_page: OpenPage, open_door:
     expect(page.locator("#prompt")).to_have_value("Hello")
     page.get_by_role("tab", name="Embedding").click()
     expect(problem).to_be_hidden()
+
+
+def test_through_the_whole_gateway(open_page: OpenPage, door: Door) -> None:
+    page = open_page(door.url)
+    page.locator("#token").fill(door.mint(ALL_SCOPES))
+    page.keyboard.press("Enter")
+    ready(page)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator(".heat")).to_be_visible()
+    page.get_by_role("tab", name="Chat").click()
+    for count, transport in enumerate(("sse", "websocket"), 1):
+        ask_in_chat(page, "Hello", transport, max_tokens="5")
+        expect(page.locator(".turn.assistant .hint")).to_have_count(count)

@@ -32,12 +32,14 @@ gateway: $(VENV)/.gateway ## The front door over a server that `make serve` runs
 build: $(VENV)/.serving ## Build RECIPE into model_repository/
 	$(BIN)/tritonforge build $(RECIPE)
 
-# What builds engines runs on two cores side by side; what serves, listens or measures runs alone.
+# What builds engines, and what mostly waits at the door, runs side by side; what measures, or listens on default
+# ports, runs alone.
 ALONE := tests/build_engines/estimate/test_prediction.py
 
 test: $(VENV)/.testing $(VENV)/.chat-model lint ## Set up and run all checks and tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 --dist loadfile tests/build_engines --ignore=$(ALONE)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests --ignore=tests/build_engines
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 --dist loadfile tests/build_engines tests/gateway \
+		--ignore=$(ALONE)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests --ignore=tests/build_engines --ignore=tests/gateway
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ALONE)
 
 lint: $(VENV)/.testing ## ruff and mypy

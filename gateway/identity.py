@@ -13,6 +13,10 @@ from gateway.errors import ApiError
 
 SUBJECT_HEADER = "x-tritonforge-subject"
 SCOPES_HEADER = "x-tritonforge-scopes"
+EXPIRES_HEADER = "x-tritonforge-expires"
+"""When a caller's token is over, seconds since 1970; an API key has none."""
+CLOCK_SKEW_S = 30
+"""A token is taken for so long after its end, since clocks differ."""
 REQUEST_ID_HEADER = "x-request-id"
 POOL_HEADER = "x-tritonforge-pool"
 """On the way to the servers: which pool; by the facade, or by Envoy for KServe v2 requests."""
@@ -33,10 +37,12 @@ class Identity:
     Attributes:
         subject: Who: the token's ``sub``, or ``key:ID`` of an API key.
         scopes: What they may do.
+        expires: When their token is over, seconds since 1970; None: it is not known to be ever.
     """
 
     subject: str
     scopes: frozenset[str]
+    expires: float | None = None
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str]) -> Identity:
@@ -48,7 +54,9 @@ class Identity:
         subject = headers.get(SUBJECT_HEADER, "")
         if not subject:
             raise ApiError("unauthenticated", "nobody is named", mend="send a bearer token or an API key")
-        return cls(subject, frozenset(headers.get(SCOPES_HEADER, "").split()))
+        expires = headers.get(EXPIRES_HEADER)
+        scopes = frozenset(headers.get(SCOPES_HEADER, "").split())
+        return cls(subject, scopes, float(expires) if expires else None)
 
     def may_use(self, model: str) -> bool:
         """Whether a model is open to them."""

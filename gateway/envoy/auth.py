@@ -17,7 +17,7 @@ from gateway.envoy.pools import seconds
 from gateway.envoy.typed import endpoint, extension, socket_address
 from gateway.envoy.upstreams import FACADE_HTTP
 from gateway.errors import GatewayConfigError
-from gateway.identity import REQUEST_ID_HEADER, SCOPES_HEADER, SUBJECT_HEADER
+from gateway.identity import CLOCK_SKEW_S, REQUEST_ID_HEADER, SCOPES_HEADER, SUBJECT_HEADER
 from gateway.paths import RunPaths
 from gateway.security.tokens import development_secret
 
@@ -26,7 +26,6 @@ _FILE_REFRESH_S = 2.0
 _BEFORE_THE_END_S = 5.0
 """Envoy asks for keys again so long before those it has are too old."""
 _FIRST_TRIES_S = 0.5
-_CLOCK_SKEW_S = 30
 _DEVELOPMENT = "development"
 
 
@@ -141,7 +140,7 @@ def _provider(issuer: str, audiences: tuple[str, ...], **keys: Any) -> dict[str,
         "issuer": issuer,
         "audiences": list(audiences),
         "require_expiration": True,
-        "clock_skew_seconds": _CLOCK_SKEW_S,
+        "clock_skew_seconds": CLOCK_SKEW_S,
         # The default would also take a token from the query string, where logs see it.
         "from_headers": [{"name": "Authorization", "value_prefix": "Bearer "}],
         "forward": False,

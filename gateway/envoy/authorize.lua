@@ -6,6 +6,7 @@
 
 local SUBJECT = "x-tritonforge-subject"
 local SCOPES = "x-tritonforge-scopes"
+local EXPIRES = "x-tritonforge-expires"
 local POOL = "x-tritonforge-pool"
 
 -- Printable ASCII only, and no two subjects made one: they go into headers, logs and keys of limits.
@@ -59,6 +60,10 @@ local function from_token(handle, headers)
     return true
   end
   set_identity(headers, subject, words(claims[SETTINGS.scope_claim]))
+  -- A WebSocket may outlive its token; the facade looks before each request on it.
+  if type(claims["exp"]) == "number" then
+    headers:replace(EXPIRES, string.format("%.0f", claims["exp"]))
+  end
   return false
 end
 

@@ -31,6 +31,7 @@ from gateway.security.watched import WatchedFile
 from tritonforge.errors import TritonForgeError, UsageError, first_line
 
 PREFIX = "tfk_"
+KEY_SUBJECT = "key:"
 _SECRET_BYTES = 32
 _MAX_DAYS = 36_500
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -57,7 +58,7 @@ class ApiKey(Section):
     @property
     def subject(self) -> str:
         """Whom the key stands for."""
-        return f"key:{self.id}"
+        return KEY_SUBJECT + self.id
 
     def valid(self, now: datetime) -> bool:
         """Whether it opens anything."""
@@ -111,6 +112,11 @@ class ApiKeyStore:
         digest = hashlib.sha256(presented.encode("utf-8", "surrogatepass")).hexdigest()
         same = hmac.compare_digest(digest, record.sha256 if record else _NOBODY)
         return record if same and record is not None and record.valid(datetime.now(UTC)) else None
+
+    def holds(self, subject: str) -> bool:
+        """Whether the key that stands for a caller (``key:ID``) still opens anything."""
+        record = self._file.value.get(subject.removeprefix(KEY_SUBJECT))
+        return record is not None and record.valid(datetime.now(UTC))
 
     def list(self) -> tuple[ApiKey, ...]:
         """All keys in the order of their making, revoked ones included.

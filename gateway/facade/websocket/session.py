@@ -27,6 +27,8 @@ from gateway.facade.websocket.messages import (
     token_frame,
 )
 from gateway.facade.websocket.protocol import CUT
+from gateway.identity import CLOCK_SKEW_S, Identity
+from gateway.security.api_keys import KEY_SUBJECT
 from gateway.tasks.call import Call
 from gateway.tasks.generation import End
 
@@ -83,9 +85,22 @@ class Session:
             raise ApiError(
                 "busy", "a request runs on this socket", mend="wait for is_final, cancel it, or open another"
             )
+        self._check_credential()
         name = message.id if message.id is not None else str(next(self._names))
         self._run = _Run(self, name, self._facade)
         self._task = asyncio.create_task(self._run.run(message))
+
+    def _check_credential(self) -> None:
+        """Envoy looked when the socket opened; since then a token may have ended, or a key been revoked."""
+        identity = Identity.from_headers(self._socket.headers)
+        over = identity.expires is not None and time.time() > identity.expires + CLOCK_SKEW_S
+        keys = self._facade.keys
+        if keys is not None and identity.subject.startswith(KEY_SUBJECT):
+            over = not keys.holds(identity.subject)
+        if over:
+            raise ApiError(
+                "unauthenticated", "the token or key is over", mend="open another socket with a new one"
+            )
 
     async def _cancel(self, message: CancelMessage) -> None:
         """End what runs; its end may have crossed this message on the way, then there is nothing to do."""

@@ -6,12 +6,16 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import httpx
 import pytest
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from gateway.identity import CLOCK_SKEW_S
+from gateway.security.api_keys import ApiKeyStore
 from tests.gateway.conftest import Door
 from tests.gateway.facade.conftest import wait_until
 
@@ -55,3 +59,27 @@ async def test_streams(door: Door, finished: Callable[[str], int]) -> None:
         connection.transport.abort()
     await asyncio.to_thread(wait_until, lambda: finished("cancelled") > cancelled, 5)
     assert finished("cancelled") == cancelled + 1
+
+
+async def test_a_socket_does_not_outlive_its_credential(door: Door) -> None:
+    store = ApiKeyStore(door.folder / "keys.json")
+    key = store.create(["generate", "model:*"], "socket")
+    token = door.mint("generate model:*", exp=int(time.time()) - CLOCK_SKEW_S + 2)
+    revoke = partial(store.revoke, key.id)
+    for headers, end in (
+        ({"x-api-key": key.key}, revoke),
+        ({"authorization": f"Bearer {token}"}, partial(time.sleep, 3)),
+    ):
+        async with connect(f"ws://{door.address}/ws/generate", additional_headers=headers) as connection:
+            first = await last_frame(connection)
+            assert first.get("finish_reason") == "length", first
+            await asyncio.to_thread(end)
+            await asyncio.sleep(0.1)
+            assert (await last_frame(connection))["error"]["code"] == "unauthenticated"
+
+
+async def last_frame(connection: ClientConnection) -> Any:
+    await connection.send(json.dumps({"prompt": "The sun", "max_tokens": 2}))
+    while not (frame := json.loads(await connection.recv()))["is_final"]:
+        pass
+    return frame

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from fastapi import APIRouter
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +32,19 @@ _TEXT_ONLY = "the models here write text only"
 
 class ChatBody(GenerationBody):
     """A conversation to answer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "smollm2",
+                    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+                    "max_tokens": 40,
+                    "temperature": 0,
+                }
+            ]
+        }
+    )
 
     refused: ClassVar = {
         "audio": Refusal(_TEXT_ONLY),

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from fastapi import APIRouter
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +32,12 @@ MAX_ASKS = 32
 
 class CompletionBody(GenerationBody):
     """Texts to go on from."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "smollm2", "prompt": "The capital of France is", "max_tokens": 8}]
+        }
+    )
 
     refused: ClassVar = {
         "logit_bias": LOGIT_BIAS,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from fastapi import APIRouter
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -23,6 +23,10 @@ router = APIRouter(route_class=StrictRoute)
 
 class EmbeddingBody(OpenAIBody):
     """Texts to embed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "minilm", "input": ["a cat", "a dog"], "dimensions": 64}]}
+    )
 
     model: ModelName
     input: TextOrTexts = Field(description="a text, or a list of them; token arrays are refused")

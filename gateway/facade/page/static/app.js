@@ -2,7 +2,7 @@
 
 import { byId, hideProblem, make, say, showProblem } from "./dom.js";
 import { ProblemError, ask, forgetToken, keepToken, token } from "./api.js";
-import { buildMeters, meter, watchModel } from "./meters.js";
+import { buildMeters, forgetModel, meter, watchModel } from "./meters.js";
 import { classify, compare } from "./encoders.js";
 import { chat, clearChat } from "./chat.js";
 
@@ -65,6 +65,7 @@ function select(tab) {
     byId(other.getAttribute("aria-controls")).hidden = !chosen;
   }
   hideProblem();
+  forgetModel();
 }
 
 async function run(task, form) {
@@ -127,6 +128,7 @@ for (const tab of tabs) {
   tab.addEventListener("keydown", moveByKey);
 }
 for (const [task, form] of forms) {
+  form.elements.model.addEventListener("change", forgetModel);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     run(task, form);

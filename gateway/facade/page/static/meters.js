@@ -47,6 +47,16 @@ export function meter(name, value, finished = true) {
   line.setAttribute("points", points.join(" "));
 }
 
+// What another model did says nothing of this one.
+export function forgetModel() {
+  for (const name of ["batch", "queue"]) {
+    const { number, line, values } = tiles.get(name);
+    number.textContent = "–";
+    values.length = 0;
+    line.setAttribute("points", "");
+  }
+}
+
 // Triton's own figures of the model in view, while the page is looked at.
 export function watchModel(model) {
   let busy = false;

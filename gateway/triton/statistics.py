@@ -115,6 +115,8 @@ class Statistics:
         """Figures by model, a second old at most. Pools that do not answer leave theirs out."""
         async with self._lock:
             if time.monotonic() - self._asked > _FRESH_S:
+                if self._models.faults:
+                    await self._models.ask_again()
                 pools = {model.pool for model in self._models.models.values()}
                 await asyncio.gather(*(self._look(pool) for pool in pools))
                 self._asked = time.monotonic()

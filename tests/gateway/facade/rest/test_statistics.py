@@ -11,6 +11,7 @@ import httpx
 
 from gateway.identity import SCOPES_HEADER
 from tests.gateway.conftest import FacadeApp, open_door
+from tests.gateway.facade.conftest import wait_until
 from tritonforge.server import ServerOptions, TritonServer
 
 
@@ -59,6 +60,7 @@ def test_servers_of_a_pool_are_told_apart(
             open_door([triton, fresh], tmp_path) as door,
             httpx.Client(base_url=door.url, headers=door.headers("classify model:sort")) as client,
         ):
+            wait_until(lambda: client.get("/ready").status_code == 200, 10)
             for _ in range(5):
                 figures = client.get("/stats").json()["models"]["sort"]
                 assert (figures["requests_per_s"] or 0) < 20

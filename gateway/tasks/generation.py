@@ -11,11 +11,10 @@ from typing import Any
 
 from clients.generation import Sampling
 from gateway.errors import ApiError
-from gateway.guards.protocols import Answers, Limiter, TextScreen
 from gateway.metrics import FIRST_TOKEN, TOKENS
 from gateway.tasks.call import Call
-from gateway.triton.channel import TritonChannel
-from gateway.triton.models import Model, ModelDirectory
+from gateway.tasks.service import Service
+from gateway.triton.models import Model
 from gateway.triton.tensors import Outputs, generation_request, unpack_outputs
 
 
@@ -104,34 +103,11 @@ class Answer:
     end: End
 
 
-class GenerationService:
-    """Asks a generator, by way of limits, screen and kept answers.
-
-    Args:
-        channel: The way to the servers.
-        models: What is served.
-        limiter: Shared limits.
-        screen: Denied patterns.
-        answers: Kept answers.
-    """
+class GenerationService(Service):
+    """Asks a generator."""
 
     task = "generation"
     scope = "generate"
-
-    def __init__(
-        self,
-        channel: TritonChannel,
-        models: ModelDirectory,
-        limiter: Limiter,
-        screen: TextScreen,
-        answers: Answers,
-    ) -> None:
-        """Keep the ways in."""
-        self._channel = channel
-        self._models = models
-        self._limiter = limiter
-        self._screen = screen
-        self._answers = answers
 
     async def begin(self, call: Call, name: str | None, ask: Ask, field: str) -> Model:
         """Check what can be checked before the model is asked, and count the request.
@@ -139,11 +115,7 @@ class GenerationService:
         Raises:
             ApiError: The caller may not, the model is not there, a text or a limit forbids it.
         """
-        model = await self._models.find(name, self.task)
-        call.identity.require(self.scope, model.name)
-        self._screen.check(ask.texts, field)
-        await self._limiter.admit(call)
-        return model
+        return await self._admit(call, name, ask.texts, field)
 
     async def stream(self, call: Call, model: Model, ask: Ask) -> AsyncIterator[Delta]:
         """The answer as it comes; :meth:`begin` came before. Leaving early cancels it on the server.

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import ApiError
-from gateway.guards.protocols import Answers, Limiter, TextScreen
 from gateway.metrics import TOKENS
 from gateway.tasks.call import Call
-from gateway.triton.channel import TritonChannel
-from gateway.triton.models import Model, ModelDirectory
+from gateway.tasks.service import Service
+from gateway.triton.models import Model
 from gateway.triton.tensors import text_request, unpack_outputs
 
 TOKEN_COUNT = "token_count"
@@ -53,38 +52,11 @@ class Rows:
         return sum(row.tokens for row in self.rows)
 
 
-class RowService:
-    """Asks an encoder, by way of limits, screen and kept answers.
+class RowService(Service):
+    """Asks an encoder."""
 
-    Args:
-        channel: The way to the servers.
-        models: What is served.
-        limiter: Shared limits.
-        screen: Denied patterns.
-        answers: Kept answers.
-    """
-
-    task: str
-    """What a model must declare."""
-    scope: str
-    """What a caller must have."""
     output: str
     """FP32 output [b, width] to ask for."""
-
-    def __init__(
-        self,
-        channel: TritonChannel,
-        models: ModelDirectory,
-        limiter: Limiter,
-        screen: TextScreen,
-        answers: Answers,
-    ) -> None:
-        """Keep the ways in."""
-        self._channel = channel
-        self._models = models
-        self._limiter = limiter
-        self._screen = screen
-        self._answers = answers
 
     async def rows(self, call: Call, name: str | None, texts: Sequence[str], field: str) -> Rows:
         """Answer each text.
@@ -98,10 +70,7 @@ class RowService:
         Raises:
             ApiError: The caller may not, the model is not there, a limit is reached, or no answer came.
         """
-        model = await self._models.find(name, self.task)
-        call.identity.require(self.scope, model.name)
-        self._screen.check(texts, field)
-        await self._limiter.admit(call)
+        model = await self._admit(call, name, texts, field)
 
         async def compute(positions: list[int]) -> list[Row]:
             return await self._ask(call, model, [texts[position] for position in positions])

@@ -47,6 +47,7 @@ _EXAMPLES = {
     "503": ApiError("overloaded", "minilm: the queue is full", mend="try again", retry_after_s=1),
     "504": ApiError("deadline_exceeded", "the time for this request is over", mend="allow more time"),
 }
+_OF_ALL = ("429", "503")
 _OF_BODIES = ("413", "415")
 _RETRY_AFTER = {"description": "seconds", "schema": {"type": "integer", "minimum": 0}}
 _OF_FASTAPI = ("HTTPValidationError", "ValidationError")
@@ -90,7 +91,7 @@ def _complete_operation(operation: dict[str, Any], *, secured: bool) -> None:
     is_open = _OPEN_TAG in operation.get("tags", ())
     operation["security"] = [] if is_open or not secured else [{name: []} for name in _SECURITY]
     for status in _EXAMPLES:
-        if (is_open and status != "503") or (status in _OF_BODIES and "requestBody" not in operation):
+        if (is_open and status not in _OF_ALL) or (status in _OF_BODIES and "requestBody" not in operation):
             continue
         responses.setdefault(status, {"$ref": f"#/components/responses/{status}"})
 

@@ -39,6 +39,7 @@ def test_every_operation_is_told_in_full() -> None:
             assert "422" not in operation["responses"], path
             if operation["tags"] == ["health"]:
                 assert operation["security"] == []
+                assert {"429", "503"} <= operation["responses"].keys(), path
             else:
                 assert operation["security"] == [{"token": []}, {"key": []}]
                 assert {"401", "403", "429", "503", "504"} <= operation["responses"].keys(), path

@@ -6,6 +6,7 @@ import { meter } from "./meters.js";
 
 const turns = [];
 const REASONS = { stop: "", length: ", cut at the longest answer", cancelled: ", stopped" };
+const counted = (tokens) => `${tokens} token${tokens === 1 ? "" : "s"}`;
 
 export function clearChat() {
   turns.length = 0;
@@ -44,7 +45,7 @@ export async function chat(form, signal) {
     run.finish();
   }
   if (run.text.data) turns.push(asked, { role: "assistant", content: run.text.data });
-  say(`Answer of ${run.end.tokens} tokens${REASONS[run.end.reason] ?? ""}`);
+  say(`Answer of ${counted(run.end.tokens)}${REASONS[run.end.reason] ?? ""}`);
 }
 
 // What is measured of one answer, shown as it comes.
@@ -90,7 +91,7 @@ class Run {
     if (!this.end) return;
     meter("first", this.first - this.start);
     meter("speed", this.speed);
-    const facts = [`${this.end.tokens} tokens`];
+    const facts = [counted(this.end.tokens)];
     if (this.tokens) facts.push(`first after ${Math.round(this.first - this.start)} ms`);
     if (Number.isFinite(this.speed)) facts.push(`${this.speed.toFixed(0)} a second`);
     this.turn.append(make("p", { className: "hint" }, facts.join(", ") + (REASONS[this.end.reason] ?? "")));

@@ -29,6 +29,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
@@ -81,9 +82,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 async def _measure(options: argparse.Namespace) -> dict[str, Any]:
     log_path = Path(options.log)
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    models = tuple(f"{options.model}{part}" for part in ("_tokenizer", "_engine", ""))
     server_options = ServerOptions(
-        http_port=0, grpc_port=0, metrics_port=0, engine_threads=options.engine_threads, models=models
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        engine_threads=options.engine_threads,
+        models=(options.model,),
     )
     with (
         log_path.open("wb") as log,
@@ -133,8 +137,6 @@ def _token(key: RSAKey) -> str:
 
 
 def _width(server: TritonServer, model: str) -> int:
-    import httpx
-
     config = httpx.get(f"{server.http_url}/v2/models/{model}/config", trust_env=False).json()
     return int(next(output for output in config["output"] if output["name"] == "embedding")["dims"][-1])
 

@@ -40,6 +40,7 @@ def test_what_only_the_gateway_may_say_is_dropped(echo: EchoDoor) -> None:
         "x-tritonforge-subject": "root",
         "X-Tritonforge-Scopes": "embed kserve model:*",
         "x-tritonforge-pool": "elsewhere",
+        "x-tritonforge-expires": "99999999999",
         "x-tritonforge-anything": "1",
         "x-envoy-retry-on": "5xx",
         "x-envoy-original-path": "/internal/admit",
@@ -50,7 +51,8 @@ def test_what_only_the_gateway_may_say_is_dropped(echo: EchoDoor) -> None:
         seen = reached(client.post("/embed", headers=forged, json={}))
     assert (seen["x-tritonforge-subject"], seen["x-tritonforge-scopes"]) == ("bob", "embed model:a")
     assert seen["x-request-id"] != "mine"
-    ours = {"x-tritonforge-subject", "x-tritonforge-scopes"}
+    assert seen["x-tritonforge-expires"] != forged["x-tritonforge-expires"]
+    ours = {"x-tritonforge-subject", "x-tritonforge-scopes", "x-tritonforge-expires"}
     assert {name for name in seen if name.startswith("x-tritonforge")} == ours
     assert "authorization" not in seen
     assert not {"x-envoy-retry-on", "x-envoy-original-path"} & seen.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,27 @@ async def test_a_browser_s_socket_streams_what_the_openai_client_gets(door: Door
     assert "".join(frame.get("token", "") for frame in frames) == streamed
 
 
+async def test_two_hundred_sockets_of_whom_a_third_vanish(door: Door) -> None:
+    url = door.url.replace("http", "ws") + "/ws/generate"
+    ask = json.dumps({"prompt": TEXT, "max_tokens": 20, "temperature": 1, "ignore_eos": True})
+    async with contextlib.AsyncExitStack() as stack:
+        sockets = []
+        for _ in range(200):
+            opened = connect(url, additional_headers=door.headers(), proxy=None, ping_interval=None)
+            sockets.append(await stack.enter_async_context(opened))
+            await sockets[-1].send(ask)
+        for socket in sockets[::3]:
+            socket.transport.abort()
+        for socket in (s for n, s in enumerate(sockets) if n % 3):
+            while not json.loads(await socket.recv())["is_final"]:
+                pass
+        await asyncio.gather(*(socket.close() for socket in sockets))
+    deadline = time.monotonic() + 10
+    while (line := _in_flight(door, "websocket")) and not line.endswith(" 0.0"):
+        assert time.monotonic() < deadline, line
+        await asyncio.sleep(0.05)
+
+
 def test_metrics_and_what_is_internal_are_behind_the_door(door: Door, client: httpx.Client) -> None:
     for path in (
         "/metrics",
@@ -118,16 +140,17 @@ def test_a_stop_answers_what_is_in_flight(triton: TritonServer, tmp_path: Path) 
                 for _ in range(8)
             ]
             deadline = time.monotonic() + 10
-            while "requests_in_flight" not in (text := _in_flight(door)) and time.monotonic() < deadline:
+            while not _in_flight(door, "http").endswith(" 9.0"):  # they, and the one that asks
+                assert time.monotonic() < deadline
                 time.sleep(0.01)
-            assert text
         assert [future.result().status_code for future in asked] == [200] * 8
     assert not _facades(door)
 
 
-def _in_flight(door: Door) -> str:
+def _in_flight(door: Door, protocol: str) -> str:
     lines = httpx.get(f"{door.metrics_url}/metrics", trust_env=False).text.splitlines()
-    return next((line for line in lines if line.startswith("tritonforge_gateway_requests_in_flight{")), "")
+    name = f'tritonforge_gateway_requests_in_flight{{protocol="{protocol}"}}'
+    return next((line for line in lines if line.startswith(name)), "")
 
 
 def _facades(door: Door) -> list[psutil.Process]:

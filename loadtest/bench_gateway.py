@@ -150,7 +150,7 @@ def _compare(ways: Ways, options: argparse.Namespace) -> dict[str, Any]:
         ).result()
         throughput: dict[int, dict[str, Any]] = {}
         for concurrency in options.concurrency:
-            count = min(options.texts, max(64, concurrency * 16))
+            count = min(options.texts, max(256, concurrency * 16))
             turns: dict[str, list[Any]] = {way: [] for way in options.ways}
             for number in range(options.rounds + 1):
                 texts = make_texts(count, mix, seed=number)

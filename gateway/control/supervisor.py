@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import structlog
+from prometheus_client.multiprocess import mark_process_dead
 
 from gateway.config import GatewayConfig
 from gateway.control.admin import Admin
@@ -146,6 +147,11 @@ class Gateway:
         if self._paths is not None:
             shutil.rmtree(self._paths.folder, ignore_errors=True)
 
+    @property
+    def _metrics_folder(self) -> Path:
+        """Where several facade processes add their metrics up."""
+        return self.paths.folder / "metrics"
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
 
@@ -184,9 +190,8 @@ class Gateway:
     async def _start_facade(self, worker: int) -> Child:
         environment = dict(os.environ)
         if self.config.facade.workers > 1:
-            folder = self.paths.folder / "metrics"
-            folder.mkdir(exist_ok=True)
-            environment[MULTIPROCESS_VARIABLE] = str(folder)
+            self._metrics_folder.mkdir(exist_ok=True)
+            environment[MULTIPROCESS_VARIABLE] = str(self._metrics_folder)
         for socket in (self.paths.facade_http(worker), self.paths.facade_grpc(worker)):
             socket.unlink(missing_ok=True)
         command = [sys.executable, "-m", "gateway.facade", str(self.paths.folder), str(worker)]
@@ -202,6 +207,9 @@ class Gateway:
             if self._stopping:
                 return
             logger.error("facade_ended", worker=worker, how=child.how_it_ended(), again_in_s=pause)
+            if self._metrics_folder.is_dir():
+                # Its gauges count no more.
+                mark_process_dead(child.pid, str(self._metrics_folder))  # type: ignore[no-untyped-call]
             await asyncio.sleep(pause)
             pause = _RESTART_S[0] if time.monotonic() - started > 60 else min(pause * 2, longest)
             self._facades[worker] = await self._start_facade(worker)

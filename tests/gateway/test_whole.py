@@ -180,3 +180,24 @@ def test_two_workers_add_up(triton: TritonServer, tmp_path: Path) -> None:
                 if line.startswith("tritonforge_gateway_request_duration_seconds_count") and "/embed" in line
             ]
             assert float(counted.split()[-1]) == 40
+
+
+async def test_a_worker_that_was_killed_counts_no_more(triton: TritonServer, tmp_path: Path) -> None:
+    with open_door([triton], tmp_path, facade={"workers": 2}) as door:
+        url = door.url.replace("http", "ws") + "/ws/generate"
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(8):
+                opened = connect(url, additional_headers=door.headers(), proxy=None)
+                await stack.enter_async_context(opened)
+            assert _in_flight(door, "websocket").endswith(" 8.0")
+            for facade in _facades(door):
+                facade.kill()
+            deadline = time.monotonic() + 20
+            while not _is_back(door):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+            assert not _in_flight(door, "websocket").endswith(" 8.0")
+
+
+def _is_back(door: Door) -> bool:
+    return httpx.get(f"{door.metrics_url}/metrics", trust_env=False).is_success and len(_facades(door)) == 2

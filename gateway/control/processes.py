@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import signal
 from collections.abc import Mapping, Sequence
 
-_PR_SET_PDEATHSIG = 1
+from tritonforge.server.process import end_with_parent
 
 
 class Child:
@@ -42,7 +41,7 @@ class Child:
             stderr=log,
             # Ctrl-C goes to every process of a terminal's group; only this one shall decide when to stop.
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
         return cls(name, process)
 
@@ -79,8 +78,3 @@ class Child:
         return (
             f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         )
-
-
-def _end_with_parent() -> None:
-    """In the child: ask the kernel for SIGTERM when the parent ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

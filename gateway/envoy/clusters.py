@@ -26,6 +26,7 @@ from gateway.envoy.pools import (
     seconds,
 )
 from gateway.envoy.typed import extension, typed
+from gateway.files import write_private
 from gateway.paths import RunPaths
 
 __all__ = ["pool_action", "pool_clusters", "write_clusters"]
@@ -60,9 +61,7 @@ def write_clusters(config: GatewayConfig, paths: RunPaths, order: Order | None =
     resources = [typed("config.cluster.v3.Cluster", **each) for each in pool_clusters(config, order)]
     body = json.dumps(resources, sort_keys=True)
     version = hashlib.sha256(body.encode()).hexdigest()[:16]
-    fresh = paths.clusters.with_suffix(".new")
-    fresh.write_text(f'{{"version_info": "{version}", "resources": {body}}}', encoding="utf-8")
-    fresh.replace(paths.clusters)
+    write_private(paths.clusters, f'{{"version_info": "{version}", "resources": {body}}}')
 
 
 def pool_clusters(config: GatewayConfig, order: Order | None = None) -> list[dict[str, Any]]:

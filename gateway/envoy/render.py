@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from gateway.envoy.door import door_listener
 from gateway.envoy.egress import egress_listener
 from gateway.envoy.upstreams import static_clusters
 from gateway.errors import GatewayConfigError
+from gateway.files import write_private
 from gateway.paths import RunPaths
 from tritonforge.errors import first_line
 
@@ -68,7 +66,7 @@ def write(config: GatewayConfig, paths: RunPaths) -> None:
         files |= tls.secret_files(config.listen.tls, paths)
     # The bootstrap last: what it names is there.
     for path, content in {**files, paths.bootstrap: render(config, paths)}.items():
-        _write(path, content)
+        write_private(path, json.dumps(content, indent=1))
 
 
 def _check_readable(*names: str | None) -> None:
@@ -81,15 +79,3 @@ def _check_readable(*names: str | None) -> None:
             raise GatewayConfigError(
                 f"cannot be read: {first_line(error)}", where=name, mend="name a PEM file under listen.tls"
             ) from error
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Put a file in place at once, readable by its owner alone."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

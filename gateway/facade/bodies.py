@@ -30,6 +30,9 @@ class Body(BaseModel):
 
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[list[Text], Field(min_length=1, fail_fast=True)]
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 ModelName = Annotated[str, Field(min_length=1, max_length=128)]
 
 

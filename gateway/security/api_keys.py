@@ -16,7 +16,6 @@ import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, ValidationError
 
 from gateway.config.sections import Section
+from gateway.files import write_private
 from gateway.identity import API_SCOPES
 from gateway.security.watched import WatchedFile
 from tritonforge.errors import TritonForgeError, UsageError, first_line
@@ -224,19 +224,8 @@ class ApiKeyStore:
             ) from error
 
     def _write(self, keys: Mapping[str, ApiKey]) -> None:
-        """Put new content in place at once; readers see the old or the new, never a part."""
         content = _KeyFile(keys=tuple(keys.values())).model_dump(mode="json", exclude_none=True)
-        # Made with mode 0600.
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(json.dumps(content, indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(self.path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_private(self.path, json.dumps(content, indent=2) + "\n")
 
 
 def check_scopes(scopes: Sequence[str]) -> None:

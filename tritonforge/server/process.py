@@ -239,7 +239,7 @@ class TritonServer:
             stderr=subprocess.STDOUT,
             # Ctrl-C goes to every process of a terminal's group; only this one shall decide when to stop.
             start_new_session=True,
-            preexec_fn=_end_with_parent if self._die_with_caller else None,
+            preexec_fn=end_with_parent if self._die_with_caller else None,
         )
         assert self._process.stdout is not None
         self._pump = LogPump(self._process.stdout, self._log_sink or sys.stderr.buffer)  # type: ignore[arg-type]
@@ -337,6 +337,6 @@ def _only_dead_stubs(server_pid: int) -> bool:
     return bool(dead) and not live
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In the child: ask the kernel for SIGTERM when the parent ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -8,7 +8,7 @@ from typing import Any, cast
 from clients.generation import Sampling as Wanted
 from gateway.config.limits import Limits
 from gateway.errors import ApiError
-from gateway.facade.bodies import check_text, parse_json
+from gateway.facade.bodies import MAX_STOP_LENGTH, MAX_STOPS, check_text, parse_json
 from gateway.proto.model_service_pb2 import GenerationInput, Sampling
 from gateway.tasks.generation import Ask
 
@@ -24,8 +24,6 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "presence_penalty": (-2, 2, False),
     "frequency_penalty": (-2, 2, False),
 }
-_MAX_STOPS = 16
-_MAX_STOP_LENGTH = 256
 _MAX_NAME_LENGTH = 128
 
 
@@ -125,18 +123,18 @@ def _sampling(message: Sampling, limits: Limits, field: str) -> Wanted:
 
 
 def _stops(stops: list[str], field: str) -> list[str]:
-    if len(stops) > _MAX_STOPS:
+    if len(stops) > MAX_STOPS:
         raise ApiError(
             "invalid_value",
-            f"{len(stops)} stop strings, and {_MAX_STOPS} are allowed",
+            f"{len(stops)} stop strings, and {MAX_STOPS} are allowed",
             field=field,
             mend="give fewer",
         )
     for index, stop in enumerate(stops):
-        if not 1 <= len(stop) <= _MAX_STOP_LENGTH:
+        if not 1 <= len(stop) <= MAX_STOP_LENGTH:
             raise ApiError(
                 "invalid_value",
-                f"the stop string has {len(stop)} characters; 1 to {_MAX_STOP_LENGTH} are allowed",
+                f"the stop string has {len(stop)} characters; 1 to {MAX_STOP_LENGTH} are allowed",
                 field=f"{field}.{index}",
                 mend="change it, or leave it out",
             )

@@ -18,13 +18,12 @@ from gateway.facade.bodies import (
     json_response,
     latency_ms,
 )
+from gateway.facade.rest.fields import latency_field, model_field, tokens_field
 from gateway.facade.state import call_of, facade_of
 
 router = APIRouter(tags=["classification"], route_class=StrictRoute)
 
-_MODEL = Field(
-    default=None, description="which model; may be left out where one alone is for this", examples=["spam"]
-)
+_MODEL = model_field("spam")
 
 
 class ClassifyBody(Body):
@@ -54,11 +53,9 @@ class Labelled(BaseModel):
 class ClassifyFacts(BaseModel):
     """What comes with labels."""
 
-    tokens: int = Field(
-        description="of the texts as the model read them; 0 where it cannot tell", examples=[6]
-    )
+    tokens: int = tokens_field(6)
     model: str = Field(examples=["spam"])
-    latency_ms: float = Field(description="in the gateway, from the request's body to its answer")
+    latency_ms: float = latency_field()
 
 
 class ClassifyAnswer(Labelled, ClassifyFacts):

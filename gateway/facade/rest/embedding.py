@@ -18,13 +18,12 @@ from gateway.facade.bodies import (
     json_response,
     latency_ms,
 )
+from gateway.facade.rest.fields import latency_field, model_field, tokens_field
 from gateway.facade.state import call_of, facade_of
 
 router = APIRouter(tags=["embedding"], route_class=StrictRoute)
 
-_MODEL = Field(
-    default=None, description="which model; may be left out where one alone is for this", examples=["minilm"]
-)
+_MODEL = model_field("minilm")
 
 
 class EmbedBody(Body):
@@ -45,11 +44,9 @@ class EmbedFacts(BaseModel):
     """What comes with vectors."""
 
     dimensions: int = Field(description="numbers in a vector", examples=[2])
-    tokens: int = Field(
-        description="of the texts as the model read them; 0 where it cannot tell", examples=[9]
-    )
+    tokens: int = tokens_field(9)
     model: str = Field(examples=["minilm"])
-    latency_ms: float = Field(description="in the gateway, from the request's body to its answer")
+    latency_ms: float = latency_field()
 
 
 class EmbedAnswer(EmbedFacts):

@@ -14,9 +14,11 @@ from starlette.responses import Response
 from clients.generation import Sampling
 from gateway.errors import ApiError
 from gateway.facade.bodies import (
+    MAX_STOPS,
     WHOLE,
     Body,
     ModelName,
+    StopString,
     StrictRoute,
     Text,
     Texts,
@@ -27,6 +29,7 @@ from gateway.facade.bodies import (
 )
 from gateway.facade.cancelling import unless_gone
 from gateway.facade.problems import problem
+from gateway.facade.rest.fields import latency_field, model_field
 from gateway.facade.state import Facade, call_of, facade_of
 from gateway.tasks.call import Call
 from gateway.tasks.generation import Answer, Ask
@@ -37,8 +40,6 @@ AT_ONCE = 32
 """Texts of one batch that are asked for at the same time, so that it does not fill the servers alone."""
 
 _SAMPLING = {"temperature", "top_p", "top_k", "seed", "stop"}
-
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class PredictFields(Body):
@@ -70,13 +71,12 @@ class PredictFields(Body):
         default=None, description="the same seed gives the same output", examples=[7]
     )
     stop: list[StopString] | None = Field(
-        default=None, max_length=16, description="strings at which the output ends", examples=[["\n\n"]]
-    )
-    model: ModelName | None = Field(
         default=None,
-        description="which model; may be left out where one alone is for this",
-        examples=["smollm2"],
+        max_length=MAX_STOPS,
+        description="strings at which the output ends",
+        examples=[["\n\n"]],
     )
+    model: ModelName | None = model_field("smollm2")
 
     def sampling(self) -> Sampling:
         """The same, as the model calls it; what was left out is left to the model."""
@@ -116,7 +116,7 @@ class PredictAnswer(Predicted):
     """The output."""
 
     model: str = Field(examples=["smollm2"])
-    latency_ms: float = Field(description="in the gateway, from the request's body to its answer")
+    latency_ms: float = latency_field()
 
 
 class PredictFault(BaseModel):
@@ -130,7 +130,7 @@ class PredictBatchAnswer(BaseModel):
 
     results: list[Predicted | PredictFault]
     model: str = Field(examples=["smollm2"])
-    latency_ms: float = Field(description="in the gateway, from the request's body to its answer")
+    latency_ms: float = latency_field()
 
 
 @router.post("/predict", response_model=PredictAnswer, summary="What follows a text")

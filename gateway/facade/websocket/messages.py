@@ -11,13 +11,22 @@ from pydantic_core import PydanticCustomError
 from clients.generation import Sampling
 from gateway.config.limits import Limits
 from gateway.errors import ApiError
-from gateway.facade.bodies import WHOLE, Body, ModelName, Text, check_text, check_texts, parse_json
+from gateway.facade.bodies import (
+    MAX_STOPS,
+    WHOLE,
+    Body,
+    ModelName,
+    StopString,
+    Text,
+    check_text,
+    check_texts,
+    parse_json,
+)
 from gateway.facade.problems import problem
 from gateway.facade.validation import fault_error
 from gateway.tasks.generation import Ask, End
 
 RequestId = Annotated[str, Field(max_length=128)] | int
-_StopString = Annotated[str, Field(min_length=1, max_length=256)]
 _SAMPLING = frozenset(Sampling.__annotations__)
 
 
@@ -48,7 +57,7 @@ class GenerateMessage(Body):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
     seed: Annotated[int, Field(ge=0, le=2**64 - 1), WHOLE] | None = None
-    stop: Annotated[list[_StopString], Field(max_length=16, fail_fast=True)] | _StopString | None = None
+    stop: Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | StopString | None = None
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)

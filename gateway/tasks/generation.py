@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,7 +117,7 @@ class GenerationService(Service):
         """
         return await self._admit(call, name, ask.texts, field)
 
-    async def stream(self, call: Call, model: Model, ask: Ask) -> AsyncIterator[Delta]:
+    async def stream(self, call: Call, model: Model, ask: Ask) -> AsyncGenerator[Delta, None]:
         """The answer as it comes; :meth:`begin` came before. Leaving early cancels it on the server.
 
         Raises:
@@ -131,7 +131,7 @@ class GenerationService(Service):
         end: End | None = None
         start = time.perf_counter()
         try:
-            async with aclosing(responses):  # type: ignore[type-var]
+            async with aclosing(responses):
                 async for response in responses:
                     delta = _delta(unpack_outputs(response))
                     if not seen and delta.token_ids:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
@@ -68,7 +68,7 @@ class TritonChannel:
 
     async def stream(
         self, request: ModelInferRequest, *, pool: str, deadline: float, request_id: str = ""
-    ) -> AsyncIterator[ModelInferResponse]:
+    ) -> AsyncGenerator[ModelInferResponse, None]:
         """One request, many responses; leaving the iteration early cancels the request on the server.
 
         Raises:

@@ -79,7 +79,7 @@ class ModelService:
             generation = self._facade.generation
             model = await generation.begin(at.call, _model(request.model), ask, "generation")
             name = model.name
-            async with aclosing(generation.stream(at.call, model, ask)) as deltas:  # type: ignore[type-var]
+            async with aclosing(generation.stream(at.call, model, ask)) as deltas:
                 async for delta in deltas:
                     part = pb.GenerationDelta(
                         text=delta.text, token_ids=delta.token_ids, log_probs=delta.log_probs

@@ -93,7 +93,7 @@ async def streamed(
         found = await facade.generation.begin(call, model, ask, field)
         streams.append(facade.generation.stream(call, found, ask))
     if len(streams) == 1:
-        async with aclosing(streams[0]) as only:  # type: ignore[type-var]
+        async with aclosing(streams[0]) as only:
             async for delta in only:
                 yield 0, delta
         return
@@ -101,7 +101,7 @@ async def streamed(
 
     async def follow(place: int) -> None:
         try:
-            async with aclosing(streams[place]) as stream:  # type: ignore[type-var]
+            async with aclosing(streams[place]) as stream:
                 async for delta in stream:
                     await news.put((place, delta))
             await news.put(None)

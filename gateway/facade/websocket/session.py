@@ -178,7 +178,7 @@ class _Run:
         model = await service.begin(call, message.model, ask, message.field)
         self._model = model.name
         end: End | None = None
-        async with aclosing(service.stream(call, model, ask)) as deltas:  # type: ignore[type-var]
+        async with aclosing(service.stream(call, model, ask)) as deltas:
             async for delta in deltas:
                 if delta.token_ids and self._first is None:
                     self._first = time.perf_counter()

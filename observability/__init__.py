@@ -1,0 +1,1 @@
+"""What looks at a running system: dashboards as code, traces."""

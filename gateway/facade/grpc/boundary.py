@@ -19,6 +19,7 @@ from gateway.errors import ApiError
 from gateway.facade.grpc.errors import status_of
 from gateway.metrics import IN_FLIGHT, observe
 from gateway.tasks.call import Call
+from gateway.tracing import TRACEPARENT, enter
 
 logger = structlog.get_logger(__name__)
 
@@ -112,6 +113,7 @@ async def rpc(
 def _call(context: Context, config: GatewayConfig, *, streams: bool) -> Call:
     """Read the metadata; a caller's own deadline holds where it is nearer than the configured one."""
     metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+    enter(metadata.get(TRACEPARENT))
     call = Call.from_headers(metadata, config, streams=streams)
     left = context.time_remaining()
     return call if left is None else replace(call, deadline=min(call.deadline, time.monotonic() + left))

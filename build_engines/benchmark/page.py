@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from build_engines.benchmark.measure import Benchmark, Cell, Length
 from build_engines.cache import disk_error
-from build_engines.report.formats import number
-from build_engines.report.html import environment
 from build_engines.report.plots import marks
-from build_engines.report.svg import plot
-from build_engines.report.write import replace_text
+from tritonforge.page.environment import environment
+from tritonforge.page.files import replace_text
+from tritonforge.page.formats import number
+from tritonforge.page.svg import plot
 
 _PANEL = 250  # CSS pixels
 _COLUMNS = 2
@@ -58,7 +58,7 @@ def benchmark_page(benchmark: Benchmark, has_report: bool = False) -> str:
         for length in lengths
     }
     return (
-        environment()
+        environment("build_engines.report")
         .get_template("benchmark.html.j2")
         .render(
             benchmark=benchmark,

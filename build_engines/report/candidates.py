@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from build_engines.report.data import BuildReport
-from build_engines.report.formats import cosine, percent, times
+from tritonforge.page.formats import cosine, percent, times
 
 MODEL = "model"  # the verdict on the model itself, among those on the candidates
 

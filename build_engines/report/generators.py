@@ -8,7 +8,7 @@ from typing import Any
 
 from build_engines.report.candidates import JudgedRow
 from build_engines.report.data import BuildReport
-from build_engines.report.formats import number, percent
+from tritonforge.page.formats import number, percent
 
 RISE = "perplexity to float32"
 

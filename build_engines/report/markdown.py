@@ -7,8 +7,8 @@ from typing import Any
 
 from build_engines.report.candidates import CandidateRow, candidate_rows, headline
 from build_engines.report.data import BuildReport
-from build_engines.report.formats import cosine, figure, megabytes, number, times
 from build_engines.report.generators import GeneratorRow, generator_cells, generator_rows, stream_counts
+from tritonforge.page.formats import cosine, figure, megabytes, number, times
 
 
 def markdown_lines(report: BuildReport) -> Iterator[str]:

@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from build_engines.report.candidates import CandidateRow
-from build_engines.report.formats import cosine, number
-from build_engines.report.svg import BAD, INK, LINE, MUTED, SERIES, plot
+from tritonforge.page.formats import cosine, number
+from tritonforge.page.svg import BAD, INK, LINE, MUTED, SERIES, plot
 
 _NINES = 7.0  # float32 against itself: nothing closer to 1 is told apart
 _MARKERS = {"onnxruntime": "o", "openvino": "s", "tensorrt": "^"}

@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from build_engines.report.data import BuildReport
-from build_engines.report.formats import cosine
 from build_engines.report.plots import curve_plot, layers_plot
+from tritonforge.page.formats import cosine
 
 _FOR_MACHINES = {"node", "group"}  # long names of the graph; in report.json
 

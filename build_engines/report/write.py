@@ -9,6 +9,7 @@ from build_engines.cache import disk_error
 from build_engines.report.data import BuildReport
 from build_engines.report.html import report_page
 from build_engines.report.markdown import markdown_lines
+from tritonforge.page.files import replace_text
 
 
 def write_report(report: BuildReport, folder: Path) -> None:
@@ -26,13 +27,3 @@ def write_report(report: BuildReport, folder: Path) -> None:
     except OSError as error:
         if report.failure is None:
             raise disk_error(error, folder) from error
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write beside the target, then rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

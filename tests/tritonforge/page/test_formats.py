@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from build_engines.report.formats import cosine, figure, number
+from tritonforge.page.formats import cosine, figure, number
 
 
 @pytest.mark.parametrize(

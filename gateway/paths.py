@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class RunPaths:
     """
 
     folder: Path
+    PREFIX: ClassVar = "tritonforge-gateway-"
 
     def facade_http(self, worker: int) -> Path:
         """Socket of a facade process: REST, OpenAI, WebSocket, and what only Envoy asks (``/internal/…``)."""
@@ -33,6 +35,11 @@ class RunPaths:
     def admin(self) -> Path:
         """Socket of Envoy's admin interface."""
         return self.folder / "admin.sock"
+
+    @property
+    def control(self) -> Path:
+        """Socket of the supervisor, for `tritonforge gateway log-level`."""
+        return self.folder / "control.sock"
 
     @property
     def bootstrap(self) -> Path:

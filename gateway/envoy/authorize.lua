@@ -101,6 +101,7 @@ local function model_of(handle, headers, place)
   if not name or not string.find(name, "^[%w_.-]+$") or #name > 128 then
     return refuse(handle, "invalid_value", "the request names no model, or in a way that is none", "name one", "model")
   end
+  handle:streamInfo():dynamicMetadata():set(SETTINGS.namespace, "model", name)  -- for the access log
   return name
 end
 

@@ -76,8 +76,12 @@ def validate(envoy: Path, bootstrap: Path) -> None:
 
 
 def _whole(bootstrap: Path) -> str:
-    """A bootstrap with its clusters in place: Envoy reads their own file only once it runs."""
+    """A bootstrap with its clusters in place: Envoy reads their own file only once it runs.
+
+    What it says shall be for people.
+    """
     content = json.loads(bootstrap.read_text(encoding="utf-8"))
+    content.pop("application_log_config", None)
     watched = content.get("dynamic_resources", {}).get("cds_config", {}).get("path_config_source", {})
     clusters = Path(watched.get("path", ""))
     if clusters.is_file():

@@ -9,6 +9,7 @@ from gateway.config.schema import Listen
 from gateway.envoy import tls
 from gateway.envoy.filters import CORS, http_filters
 from gateway.envoy.local_replies import local_reply_config
+from gateway.envoy.logs import access_log, good_request_ids, request_ids
 from gateway.envoy.pools import seconds
 from gateway.envoy.routes import routes
 from gateway.envoy.typed import extension, socket_address, typed
@@ -68,14 +69,13 @@ def _manager(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
         },
         "http_filters": http_filters(config, paths),
         "local_reply_config": local_reply_config(config),
-        "access_log": _access_log() if config.envoy.access_log else [],
+        "access_log": access_log(config),
         "server_header_transformation": "PASS_THROUGH",
         # Who calls.
         "use_remote_address": True,
         "xff_num_trusted_hops": listen.trusted_hops,
         "internal_address_config": {"cidr_ranges": []},
-        "generate_request_id": True,
-        "always_set_request_id_in_response": True,
+        **request_ids(),
         "early_header_mutation_extensions": [_strip()],
         # One spelling of each path, before anything looks at it.
         "normalize_path": True,
@@ -105,8 +105,11 @@ def _strip() -> dict[str, Any]:
         "envoy.http.early_header_mutation.header_mutation",
         "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
         mutations=[
-            {"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}}
-            for prefix in ("x-tritonforge-", "x-envoy-")
+            *(
+                {"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}}
+                for prefix in ("x-tritonforge-", "x-envoy-")
+            ),
+            *good_request_ids(),
         ],
     )
 
@@ -138,32 +141,3 @@ def _cors(listen: Listen) -> dict[str, Any]:
         expose_headers="*",
         max_age="600",
     )
-
-
-def _access_log() -> list[dict[str, Any]]:
-    """One JSON line a request; no query string, no text, no token."""
-    return [
-        extension(
-            "envoy.access_loggers.stdout",
-            "extensions.access_loggers.stream.v3.StdoutAccessLog",
-            log_format={
-                "json_format": {
-                    "time": "%START_TIME%",
-                    "request_id": "%REQ(X-REQUEST-ID)%",
-                    "address": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-                    "subject": "%REQ(X-TRITONFORGE-SUBJECT)%",
-                    "protocol": "%PROTOCOL%",
-                    "method": "%REQ(:METHOD)%",
-                    "path": "%PATH(NQ)%",
-                    "status": "%RESPONSE_CODE%",
-                    "grpc_status": "%GRPC_STATUS_NUMBER%",
-                    "flags": "%RESPONSE_FLAGS%",
-                    "details": "%RESPONSE_CODE_DETAILS%",
-                    "ms": "%DURATION%",
-                    "received": "%BYTES_RECEIVED%",
-                    "sent": "%BYTES_SENT%",
-                    "upstream": "%UPSTREAM_CLUSTER%",
-                }
-            },
-        )
-    ]

@@ -11,6 +11,7 @@ from gateway.envoy import auth, tls
 from gateway.envoy.admin import admin, metrics_listener, overload
 from gateway.envoy.door import door_listener
 from gateway.envoy.egress import egress_listener
+from gateway.envoy.logs import application_log
 from gateway.envoy.upstreams import static_clusters
 from gateway.errors import GatewayConfigError
 from gateway.files import write_private
@@ -33,6 +34,7 @@ def render(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
     return {
         "node": {"id": "tritonforge-gateway", "cluster": "tritonforge-gateway"},
         "admin": admin(paths),
+        **application_log(config),
         "overload_manager": overload(config),
         # Shares of the overflow change while it runs, by way of the admin socket.
         "layered_runtime": {"layers": [{"name": "admin", "admin_layer": {}}]},

@@ -15,6 +15,7 @@ from gateway.config import GatewayConfig
 from gateway.errors import ApiError
 from gateway.facade import docs, health, internal, metrics, openai, page, rest, websocket
 from gateway.facade.grpc.server import start_grpc
+from gateway.facade.logs import NameRequests
 from gateway.facade.openapi import DESCRIPTION, SUMMARY, TAGS, document
 from gateway.facade.problems import answer_api_error, answer_fault, answer_http_error, problem_response
 from gateway.facade.state import open_facade
@@ -58,6 +59,7 @@ def create_app(config: GatewayConfig, target: str, grpc_address: str | None = No
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(Exception, answer_fault)
     app.add_middleware(metrics.CountRequests)
+    app.add_middleware(NameRequests)
     app.add_middleware(TraceRequests)  # the last is the outermost
     for room in (health, rest, openai, websocket, internal, metrics, page):
         app.include_router(room.router)

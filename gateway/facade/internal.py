@@ -1,4 +1,7 @@
-"""What only Envoy asks: who is behind an API key, whether a limit is reached, and with which keys to verify.
+"""What only the gateway's own processes ask.
+
+Envoy: who is behind an API key, whether a limit is reached, with which keys to verify. The supervisor: to log
+more or less.
 
 No route of the public door leads here.
 """
@@ -12,9 +15,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.config.sections import LogLevel
 from gateway.errors import ApiError
 from gateway.facade.state import Facade, facade_of
 from gateway.identity import REQUEST_ID_HEADER, SCOPES_HEADER, SUBJECT_HEADER, Identity
+from gateway.logs import set_level
 from gateway.tasks.call import Call
 
 API_KEY_HEADER = "x-api-key"
@@ -62,6 +67,13 @@ def _identify(facade: Facade, headers: Headers) -> Identity:
             headers={"www-authenticate": 'Bearer realm="tritonforge"'},
         )
     return Identity(key.subject, frozenset(key.scopes))
+
+
+@router.post("/log-level")
+async def log_level(level: LogLevel) -> Response:
+    """Change what this process logs; the supervisor asks (:mod:`gateway.control.levels`)."""
+    set_level(level)
+    return Response(status_code=204)
 
 
 @router.get("/jwks/{issuer}")

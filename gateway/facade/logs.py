@@ -1,25 +1,38 @@
-"""What a facade process logs: JSON lines on standard error."""
+"""Lets what a facade process logs name the request, and each fault once."""
 
 from __future__ import annotations
 
-import sys
+import logging
 
-import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.identity import REQUEST_ID_HEADER
+from gateway.logs import note_request
+
+LOGGED = "logged"
+"""An exception with this attribute is in the log already."""
+_HEADER = REQUEST_ID_HEADER.encode()
 
 
-def configure_logs() -> None:
-    """Set structlog up.
+class NameRequests:
+    """Middleware: what it wraps logs the id of the request.
 
-    A fault is logged with its traceback, but without the values of variables, as structlog would show them by
-    itself: texts and tokens of callers are among them.
+    Args:
+        app: What it wraps.
     """
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or WebSocket."""
+        if scope["type"] != "lifespan":
+            found = next((value for name, value in scope["headers"] if name == _HEADER), b"")
+            note_request(found.decode("latin-1"))
+        await self._app(scope, receive, send)
+
+
+def once_only(record: logging.LogRecord) -> bool:
+    """Filter of uvicorn's log: faults that our handlers answered come by here once more."""
+    return not (record.exc_info and record.exc_info[1] and LOGGED in record.exc_info[1].__dict__)

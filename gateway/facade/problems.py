@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.errors import CODES, ApiError
+from gateway.facade.logs import LOGGED
 
 MEDIA_TYPE = "application/problem+json"
 logger = structlog.get_logger(__name__)
@@ -100,6 +101,7 @@ async def answer_api_error(request: Request, error: Exception) -> Response:
 async def answer_fault(request: Request, error: Exception) -> Response:
     """Handler of what nobody foresaw: told in the log, not to the caller."""
     logger.error("fault", path=request.url.path, exc_info=error)
+    error.__dict__[LOGGED] = True
     fault = ApiError("internal", "a fault of the gateway; it is in its log", mend="report it")
     return problem_response(fault, request.url.path)
 

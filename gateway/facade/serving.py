@@ -18,7 +18,7 @@ def server_options(config: GatewayConfig) -> dict[str, Any]:
         "loop": "uvloop",
         "http": "httptools",
         "ws": SocketProtocol,
-        "log_level": "warning",
+        "log_config": None,  # its lines are formed as ours
         "access_log": False,
         "ws_ping_interval": config.websocket.ping_interval_s,
         "ws_ping_timeout": config.websocket.ping_timeout_s,

@@ -54,12 +54,13 @@ class TritonChannel:
                 honour, besides the gRPC deadline, which cancels.
             pool: Which servers.
             deadline: On the clock of :func:`time.monotonic`, seconds.
-            request_id: For the traces and logs on the way.
+            request_id: For the traces and logs on the way; Triton's and its backends' too.
 
         Raises:
             ApiError: No answer came, or an error.
         """
         left = seconds_left(deadline)
+        request.id = request_id
         request.parameters["timeout"].int64_param = int(left * _MICROSECONDS)
         try:
             return await self.stub.ModelInfer(request, timeout=left, metadata=_metadata(pool, request_id))
@@ -75,6 +76,7 @@ class TritonChannel:
             ApiError: As for :meth:`infer`; what came before is not taken back.
         """
         left = seconds_left(deadline)
+        request.id = request_id
         request.parameters["timeout"].int64_param = int(left * _MICROSECONDS)
         call = self.stub.ModelStreamInfer(timeout=left, metadata=_metadata(pool, request_id))
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 from datetime import UTC, datetime
@@ -67,7 +66,6 @@ def gateway(
             words = f"{config} is valid, and so is the Envoy configuration made from it"
             console.print(words, markup=False, soft_wrap=True)
         return
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
     asyncio.run(_run(loaded, start_timeout, as_json))
 
 
@@ -144,6 +142,47 @@ def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID")], config: Con
     console.print(f"{key_id} is revoked", markup=False)
 
 
+@app.command("log-level")
+def log_level(
+    level: Annotated[
+        str | None, typer.Argument(help="debug, info, warning or error; without one: show what holds.")
+    ] = None,
+    component: Annotated[
+        list[str] | None,
+        typer.Option(help="facade, supervisor or envoy; repeat it. Default: facade and supervisor."),
+    ] = None,
+    run_folder: Annotated[
+        Path | None, typer.Option(help="Of the gateway that is meant, where several run here.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Log more or less from now on, without a restart.
+
+    At debug Envoy writes headers, tokens among them, and the facade the messages of exceptions, which may
+    hold what a caller sent.
+    """
+    _require()
+    from gateway.control.levels import COMPONENTS, LEVELS, ask, find_gateway
+    from gateway.paths import RunPaths
+
+    components = component or ["facade", "supervisor"]
+    wrong = [name for name in components if name not in COMPONENTS]
+    if wrong or (level is not None and level not in LEVELS):
+        raise UsageError(
+            f"there is no component {wrong[0]}" if wrong else f"there is no level {level}",
+            mend=f"components are {', '.join(COMPONENTS)}; levels {', '.join(LEVELS)}",
+        )
+    paths = find_gateway() if run_folder is None else RunPaths(run_folder)
+    levels = ask(paths)
+    for name in components if level is not None else ():
+        levels = ask(paths, name, level)
+    if as_json:
+        print_json({"run_folder": str(paths.folder), "levels": levels})
+        return
+    for name, now in levels.items():
+        console.print(f"{name:<10} {now}", markup=False, highlight=False)
+
+
 def _require() -> None:
     require("the gateway", "gateway", "fastapi", "uvicorn", "grpc", "re2", "limits", "joserfc", "orjson")
 
@@ -186,6 +225,7 @@ def _check(config: GatewayConfig) -> None:
 async def _run(config: GatewayConfig, start_timeout: int, as_json: bool) -> None:
     """Run until a signal; a second one ends it at once."""
     from gateway.control.supervisor import Gateway
+    from gateway.logs import configure_logs
 
     stop = asyncio.Event()
 
@@ -198,6 +238,7 @@ async def _run(config: GatewayConfig, start_timeout: int, as_json: bool) -> None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     running = Gateway(config)
+    configure_logs("supervisor", config.logs.level, running.config.logs.style)
     try:
         await running.start(start_timeout)
         _announce(running, as_json)
@@ -213,7 +254,13 @@ async def _run(config: GatewayConfig, start_timeout: int, as_json: bool) -> None
 def _announce(running: Gateway, as_json: bool) -> None:
     if as_json:
         print_json(
-            {"url": running.url, "grpc": running.address, "metrics": running.metrics_url, "pid": os.getpid()}
+            {
+                "url": running.url,
+                "grpc": running.address,
+                "metrics": running.metrics_url,
+                "pid": os.getpid(),
+                "run_folder": str(running.paths.folder),
+            }
         )
         return
     lines = [

@@ -17,6 +17,8 @@ from grpc_status.rpc_status import to_status
 from gateway.config import GatewayConfig
 from gateway.errors import ApiError
 from gateway.facade.grpc.errors import status_of
+from gateway.identity import REQUEST_ID_HEADER
+from gateway.logs import note_request
 from gateway.metrics import IN_FLIGHT, observe
 from gateway.tasks.call import Call
 from gateway.tracing import TRACEPARENT, enter
@@ -114,6 +116,7 @@ def _call(context: Context, config: GatewayConfig, *, streams: bool) -> Call:
     """Read the metadata; a caller's own deadline holds where it is nearer than the configured one."""
     metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
     enter(metadata.get(TRACEPARENT))
+    note_request(metadata.get(REQUEST_ID_HEADER))
     call = Call.from_headers(metadata, config, streams=streams)
     left = context.time_remaining()
     return call if left is None else replace(call, deadline=min(call.deadline, time.monotonic() + left))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -44,13 +45,11 @@ def test_what_only_the_gateway_may_say_is_dropped(echo: EchoDoor) -> None:
         "x-tritonforge-anything": "1",
         "x-envoy-retry-on": "5xx",
         "x-envoy-original-path": "/internal/admit",
-        "x-request-id": "mine",
         "x-forwarded-for": "10.0.0.1",
     }
     with echo.client(mint("embed model:a", sub="bob")) as client:
         seen = reached(client.post("/embed", headers=forged, json={}))
     assert (seen["x-tritonforge-subject"], seen["x-tritonforge-scopes"]) == ("bob", "embed model:a")
-    assert seen["x-request-id"] != "mine"
     assert seen["x-tritonforge-expires"] != forged["x-tritonforge-expires"]
     ours = {"x-tritonforge-subject", "x-tritonforge-scopes", "x-tritonforge-expires"}
     assert {name for name in seen if name.startswith("x-tritonforge")} == ours
@@ -290,3 +289,27 @@ def test_the_access_log_has_no_queries(echo: EchoDoor) -> None:
     line = logged(echo, "logged")
     assert (line["path"], line["status"], line["method"]) == ("/stats", 200, "GET")
     assert "private" not in echo.log.read_text()
+
+
+def test_a_request_keeps_its_id_if_that_is_a_plain_one(echo: EchoDoor) -> None:
+    with echo.client(mint()) as client:
+        for given in ("order-7:a/b+c=", "550e8400-e29b-41d4-a716-446655440000", "x" * 128):
+            answer = client.get("/stats", headers={"x-request-id": given})
+            assert answer.headers["x-request-id"] == given
+            assert reached(answer)["x-request-id"] == given
+        made = set()
+        for given in ("x" * 129, "two words", 'a"b', ""):
+            answer = client.get("/stats", headers={"x-request-id": given})
+            made.add(answer.headers["x-request-id"])
+            assert reached(answer)["x-request-id"] == answer.headers["x-request-id"]
+    assert all(len(each) == 36 for each in made)
+    assert len(made) == 4
+
+
+def test_a_line_names_request_and_model(echo: EchoDoor) -> None:
+    with echo.client(mint("kserve model:mine", sub="namer")) as client:
+        client.post("/v2/models/mine/infer", headers={"x-request-id": "r-77"}, json={})
+    line = logged(echo, "namer")
+    assert (line["event"], line["component"], line["level"]) == ("request", "envoy", "info")
+    assert (line["request_id"], line["model"]) == ("r-77", "mine")
+    assert datetime.fromisoformat(line["time"]).tzinfo is not None

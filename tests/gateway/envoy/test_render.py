@@ -81,7 +81,7 @@ def envoy() -> Path:
     "data",
     [
         OPEN,
-        {**OPEN, "limits": {"local": None, "address": None}, "envoy": {"access_log": False}},
+        {**OPEN, "limits": {"local": None, "address": None}, "logs": {"access": False}},
         {**OPEN, "facade": {"page": False, "docs": False}},
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,9 +15,9 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/metrics")
-async def metrics() -> Response:
+async def metrics(request: Request) -> Response:
     """Routed by Envoy's metrics listener only."""
-    body, media_type = exposition()
+    body, media_type = exposition(request.headers.get("accept", ""))
     return Response(body, headers={"content-type": media_type})
 
 

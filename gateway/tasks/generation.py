@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from clients.generation import Sampling
 from gateway.errors import ApiError
-from gateway.metrics import FIRST_TOKEN, TOKENS
+from gateway.metrics import Answering, Streaming, count_tokens
 from gateway.tasks.call import Call
 from gateway.tasks.service import Service
 from gateway.triton.models import Model
@@ -129,20 +128,20 @@ class GenerationService(Service):
         )
         seen = 0
         end: End | None = None
-        start = time.perf_counter()
-        try:
-            async with aclosing(responses):
-                async for response in responses:
-                    delta = _delta(unpack_outputs(response))
-                    if not seen and delta.token_ids:
-                        FIRST_TOKEN.labels(model.name).observe(time.perf_counter() - start)
-                    seen += len(delta.token_ids)
-                    end = delta.end
-                    yield delta
-        finally:
-            await self._count(call, model, end or End("cancelled", 0, seen))
-        if end is None:
-            raise ApiError("model_failed", f"{model.name} ended without an end", mend="try again")
+        with Streaming(model.name, self.task) as answer:
+            try:
+                async with aclosing(responses):
+                    async for response in responses:
+                        delta = _delta(unpack_outputs(response))
+                        answer.came(len(delta.token_ids))
+                        seen += len(delta.token_ids)
+                        end = delta.end
+                        answer.complete = end is not None
+                        yield delta
+            finally:
+                await self._count(call, model, end or End("cancelled", 0, seen))
+            if end is None:
+                raise ApiError("model_failed", f"{model.name} ended without an end", mend="try again")
 
     async def generate(self, call: Call, name: str | None, ask: Ask, field: str = "text") -> Answer:
         """The whole answer; the same greedy question may be answered from memory.
@@ -151,6 +150,11 @@ class GenerationService(Service):
             ApiError: As for :meth:`begin` and :meth:`stream`.
         """
         model = await self.begin(call, name, ask, field)
+        with Answering(model.name, self.task):
+            return await self._answer(call, model, ask)
+
+    async def _answer(self, call: Call, model: Model, ask: Ask) -> Answer:
+        """Compute the answer, or take the one that is kept."""
         if not ask.deterministic:
             return await self._whole(call, model, ask)
 
@@ -183,8 +187,9 @@ class GenerationService(Service):
         )
 
     async def _count(self, call: Call, model: Model, end: End) -> None:
-        TOKENS.labels(model.name, "prompt").inc(end.prompt_tokens)
-        TOKENS.labels(model.name, "completion").inc(end.completion_tokens)
+        if end.prompt_tokens:
+            count_tokens(model.name, "prompt", end.prompt_tokens)
+        count_tokens(model.name, "completion", end.completion_tokens)
         await self._limiter.charge(call, end.prompt_tokens + end.completion_tokens)
 
 

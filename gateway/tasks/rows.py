@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import ApiError
-from gateway.metrics import TOKENS
+from gateway.metrics import SERVER_DURATION, Answering, count_tokens, exemplar
 from gateway.tasks.call import Call
 from gateway.tasks.service import Service
 from gateway.triton.models import Model
@@ -77,9 +78,10 @@ class RowService(Service):
 
         owner = call.identity.subject if model.private else None
         keys: list[Hashable] = [(model.name, model.version, owner, self.output, text) for text in texts]
-        rows = Rows(model, tuple(await self._answers.many(keys, compute, deadline=call.deadline)))
+        with Answering(model.name, self.task):
+            rows = Rows(model, tuple(await self._answers.many(keys, compute, deadline=call.deadline)))
         if rows.tokens:
-            TOKENS.labels(model.name, "prompt").inc(rows.tokens)
+            count_tokens(model.name, "prompt", rows.tokens)
             await self._limiter.charge(call, rows.tokens)
         return rows
 
@@ -95,9 +97,11 @@ class RowService(Service):
     async def _ask_once(self, call: Call, model: Model, texts: list[str]) -> list[Row]:
         names = [self.output, TOKEN_COUNT] if model.counts_tokens else [self.output]
         request = text_request(model.name, model.version, texts, names)
+        start = time.perf_counter()
         response = await self._channel.infer(
             request, pool=model.pool, deadline=call.deadline, request_id=call.request_id
         )
+        SERVER_DURATION.labels(model.name).observe(time.perf_counter() - start, exemplar())
         outputs: dict[str, Any] = dict(unpack_outputs(response))
         values = outputs[self.output]
         if len(values) != len(texts):

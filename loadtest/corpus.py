@@ -9,11 +9,16 @@ from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
+from tritonforge.errors import UsageError
+
 #: English words for each token of a BERT word-piece vocabulary, roughly.
 WORDS_PER_TOKEN = 0.75
 
 #: The mix that recipes have by default: mostly queries, some passages.
 DEFAULT_MIX = "8:0.3,24:0.4,64:0.2,192:0.1"
+
+#: The same for prompts: questions, and some with a text to work on.
+PROMPT_MIX = "8:0.3,24:0.3,64:0.2,192:0.1,384:0.1"
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,34 @@ class LengthMix:
         if min(tokens) < 1 or min(weights) <= 0:
             raise ValueError(f"lengths and weights must be positive: {text!r}")
         return cls(tokens, weights)
+
+
+def parse_mix(text: str) -> LengthMix:
+    """Read a length mix from a command line.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        return LengthMix.parse(text)
+    except ValueError as error:
+        raise UsageError(str(error), where="--length-mix") from error
+
+
+def read_texts(file: Path) -> list[str]:
+    """Read texts to send, one a line; empty lines are left out.
+
+    Raises:
+        UsageError: The file cannot be read, is no UTF-8, or holds no text.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot be read: {error}", where=str(file), mend="give a UTF-8 file") from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise UsageError("holds no text", where=str(file), mend="write one text a line")
+    return texts
 
 
 def make_texts(count: int, mix: LengthMix, seed: int = 0) -> list[str]:

@@ -1,5 +1,9 @@
 """Brings NVIDIA's perf_analyzer into a folder of its own, on new and on old glibc.
 
+::
+
+    python -m loadtest.perf_analyzer.install
+
 The wheel's binary needs glibc 2.38. Where the system's is older (Debian 12 has 2.36, Ubuntu 22.04
 2.35), pip refuses the wheel and finds only an empty placeholder. Then the wheel is fetched by its
 platform tag, and the C and C++ libraries of the distribution's next release are unpacked beside it,
@@ -225,3 +229,10 @@ def _run(command: Sequence[str], what: str, *, mend: str, cwd: Path | None = Non
         tail = "\n".join(done.stdout.strip().splitlines()[-5:])
         raise LoadTestError(f"{what}:\n{tail}", mend=mend)
     return done.stdout
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(f"{install(*map(Path, sys.argv[1:2]))}\n")
+    except LoadTestError as failure:
+        sys.exit(str(failure))

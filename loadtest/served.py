@@ -1,0 +1,171 @@
+"""What a running server says about a model, and what this machine is: facts for a report."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from loadtest.errors import LoadTestError
+from loadtest.results import Machine
+from tritonforge.errors import first_line
+
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model, as its server or gateway describes it.
+
+    Attributes:
+        model: Its name.
+        task: ``embedding``, ``classification`` or ``generation``.
+        text_input: Name of the input that takes texts.
+        parts: Models that a request passes, itself included; the one with the engine is last.
+        engine: Engine and precision, where the configuration tells.
+        engine_threads: Threads of an engine instance; None where they are unknown, or all cores.
+        version: tritonserver's; None if unknown.
+    """
+
+    model: str
+    task: str
+    text_input: str = "text"
+    parts: tuple[str, ...] = ()
+    engine: str | None = None
+    engine_threads: int | None = None
+    version: str | None = None
+
+    @property
+    def generates(self) -> bool:
+        """Whether it answers with text, token by token."""
+        return self.task == "generation"
+
+
+def ask_triton(url: str, protocol: str, model: str) -> Served:
+    """Ask a tritonserver, or a gateway in front of one, about a model.
+
+    Args:
+        url: ``host:port``.
+        protocol: ``grpc`` or ``http``.
+        model: The model.
+
+    Raises:
+        LoadTestError: Nobody answers there, it is no tritonserver, or it has no such model.
+    """
+    ask = _over_grpc if protocol == "grpc" else _over_http
+    version, config = ask(url, model)
+    steps = config.get("ensemble_scheduling", {}).get("step", ())
+    parts = {step["model_name"]: ask(url, step["model_name"])[1] for step in steps}
+    # The engine is the part that names one; of an ensemble without such, the last.
+    named = [name for name, part in parts.items() if "engine" in _parameters(part)]
+    engine = named[-1] if named else next(reversed(parts), model)
+    order = (*(name for name in parts if name != engine), *((model,) if parts else ()), engine)
+    found = _parameters(parts.get(engine, config))
+    inputs = [each["name"] for each in config["input"] if each["data_type"] == "TYPE_STRING"]
+    task = _parameters(config).get("task") or _guessed_task(config)
+    if not inputs or task is None:
+        raise LoadTestError(
+            "it takes no text, or gives nothing that is known here",
+            where=f"model {model}",
+            mend="load a model that `tritonforge build` made",
+        )
+    words = " ".join(found[key] for key in ("engine", "precision") if key in found)
+    threads = int(found.get("threads", "0") or 0)
+    return Served(model, task, inputs[0], order, words or None, threads or None, version)
+
+
+def this_machine() -> Machine:
+    """The machine that the load comes from."""
+    from tritonforge.server.resources import memory_limit
+
+    return Machine(
+        cpu=_cpu_name(), cores=len(os.sched_getaffinity(0)), memory_bytes=memory_limit(), gpu=_gpus()
+    )
+
+
+def _parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+
+
+def _guessed_task(config: Mapping[str, Any]) -> str | None:
+    """From the outputs, of a model that declares no task."""
+    tasks = {"text_output": "generation", "embedding": "embedding", "scores": "classification"}
+    outputs = {each["name"] for each in config["output"]}
+    return next((task for name, task in tasks.items() if name in outputs), None)
+
+
+def _over_http(url: str, model: str) -> tuple[str, dict[str, Any]]:
+    try:
+        with httpx.Client(base_url=f"http://{url}", timeout=TIMEOUT_S, trust_env=False) as client:
+            server = client.get("/v2")
+            answer = client.get(f"/v2/models/{model}/config")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _absent(url, first_line(error)) from error
+    if answer.is_success and server.is_success:
+        return server.json()["version"], answer.json()
+    raise _refused(url, model, answer.text, answer.status_code in (401, 403))
+
+
+def _over_grpc(url: str, model: str) -> tuple[str, dict[str, Any]]:
+    import tritonclient.grpc
+    from tritonclient.utils import InferenceServerException
+
+    try:
+        with tritonclient.grpc.InferenceServerClient(url) as client:
+            server = client.get_server_metadata(as_json=True, client_timeout=TIMEOUT_S)
+            config = client.get_model_config(model, as_json=True, client_timeout=TIMEOUT_S)
+    except InferenceServerException as error:
+        status = str(error.status() or "")
+        if any(word in status for word in ("UNAVAILABLE", "DEADLINE", "UNKNOWN", "INTERNAL")):
+            raise _absent(url, str(error.message())) from error
+        refused = any(word in status for word in ("UNAUTHENTICATED", "PERMISSION"))
+        raise _refused(url, model, str(error.message()), refused) from error
+    return server["version"], config["config"]
+
+
+def _absent(url: str, reason: str) -> LoadTestError:
+    return LoadTestError(
+        f"nobody answers as tritonserver does: {reason}",
+        where=url,
+        mend="check --url and --target (tritonforge serve: gRPC on 8001, HTTP on 8000), or leave --url out: "
+        "then a server is started",
+    )
+
+
+def _refused(url: str, model: str, words: str, credentials: bool) -> LoadTestError:
+    mend = "see which models the server has: curl -s -X POST localhost:8000/v2/repository/index"
+    if credentials:
+        mend = "load tritonserver itself, or a gateway by `--tool locust` with a token"
+    return LoadTestError(
+        f"the server says: {words.strip()[:300]}", where=f"model {model} on {url}", mend=mend
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return f"{psutil.cpu_count()} CPUs"
+
+
+def _gpus() -> tuple[str, ...]:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(done.stdout.split("\n")[:-1]) if done.returncode == 0 else ()

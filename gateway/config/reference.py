@@ -12,6 +12,7 @@ from gateway.config.auth import ApiKeys, Auth, Development, Issuer
 from gateway.config.limits import Limits, SharedLimits
 from gateway.config.pools import HeadlessService, Lookup, Overflow, Pool, Region, Server
 from gateway.config.schema import GatewayConfig, Listen, Tls
+from gateway.config.tracing import CollectorHeader, Tracing
 
 _WIDTH = 44
 
@@ -28,6 +29,8 @@ _EXAMPLES: dict[tuple[type[BaseModel], str], str] = {
     (Region, "name"): "local",
     (Overflow, "region"): "cloud",
     (Overflow, "above"): "200",
+    (CollectorHeader, "name"): "x-api-key",
+    (CollectorHeader, "file"): "collector.key",
 }
 """Values to show where there is no default."""
 
@@ -47,8 +50,12 @@ _ITEMS: dict[tuple[type[BaseModel], str], type[BaseModel]] = {
     (Pool, "regions"): Region,
     (Region, "servers"): Server,
     (Auth, "issuers"): Issuer,
+    (Tracing, "headers"): CollectorHeader,
 }
 """Lists of sections; one item is shown."""
+
+_EMPTY = {(Auth, "issuers"), (Tracing, "headers")}
+"""Those that are empty by default; the item is shown commented out."""
 
 
 def reference() -> str:
@@ -61,7 +68,7 @@ def _section(model: type[BaseModel], default: BaseModel | None, indent: str, *, 
     for name, field in model.model_fields.items():
         key = (model, name)
         if key in _ITEMS:
-            item_off = off or key == (Auth, "issuers")
+            item_off = off or key in _EMPTY
             yield _line(indent, f"{name}:", field.description, off=item_off)
             items = getattr(default, name, None)
             item = items[0] if items else None

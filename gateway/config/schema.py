@@ -12,6 +12,7 @@ from gateway.config.limits import AnswerCache, Limits, Screen, WebSockets
 from gateway.config.pools import Pool, Region, Server
 from gateway.config.resilience import Resilience
 from gateway.config.sections import FreePort, LogLevel, Name, PositiveInt, Seconds, Section
+from gateway.config.tracing import Tracing
 
 
 class Tls(Section):
@@ -98,6 +99,7 @@ class GatewayConfig(Section):
     facade: Facade = Facade()
     envoy: Envoy = Envoy()
     logs: Logs = Logs()
+    tracing: Tracing = Tracing()
 
     @model_validator(mode="after")
     def _consistent(self) -> GatewayConfig:

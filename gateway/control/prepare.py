@@ -12,6 +12,7 @@ from gateway.envoy.clusters import pool_clusters, write_clusters
 from gateway.envoy.render import render, write
 from gateway.guards.check import check_guards
 from gateway.paths import RunPaths
+from gateway.tracing import check_tracing
 
 _FOLDER = Path("/run/tritonforge-gateway")
 """Stands for the run folder, whose name is made when the gateway starts."""
@@ -28,6 +29,7 @@ def prepare(config: GatewayConfig, paths: RunPaths) -> Path:
         GatewayError: Envoy is not there, or refuses it.
     """
     check_guards(config)
+    check_tracing(config.tracing)
     envoy = locate(config)
     paths.config.write_text(config.model_dump_json(), encoding="utf-8")
     write_clusters(config, paths)

@@ -12,6 +12,7 @@ from gateway.envoy.local_replies import local_reply_config
 from gateway.envoy.logs import access_log, good_request_ids, request_ids
 from gateway.envoy.pools import seconds
 from gateway.envoy.routes import routes
+from gateway.envoy.tracing import CONTEXT_HEADERS, drops_context, tracing
 from gateway.envoy.typed import extension, socket_address, typed
 from gateway.paths import RunPaths
 
@@ -76,7 +77,8 @@ def _manager(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
         "xff_num_trusted_hops": listen.trusted_hops,
         "internal_address_config": {"cidr_ranges": []},
         **request_ids(),
-        "early_header_mutation_extensions": [_strip()],
+        "early_header_mutation_extensions": [_strip(config)],
+        **tracing(config, paths),
         # One spelling of each path, before anything looks at it.
         "normalize_path": True,
         "merge_slashes": True,
@@ -99,7 +101,7 @@ def _manager(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
     }
 
 
-def _strip() -> dict[str, Any]:
+def _strip(config: GatewayConfig) -> dict[str, Any]:
     """What only the gateway itself may say is removed before anything reads it."""
     return extension(
         "envoy.http.early_header_mutation.header_mutation",
@@ -109,6 +111,7 @@ def _strip() -> dict[str, Any]:
                 {"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}}
                 for prefix in ("x-tritonforge-", "x-envoy-")
             ),
+            *({"remove": name} for name in CONTEXT_HEADERS if drops_context(config)),
             *good_request_ids(),
         ],
     )

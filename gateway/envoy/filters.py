@@ -14,6 +14,7 @@ from gateway.config import GatewayConfig
 from gateway.config.limits import TokenBucket
 from gateway.envoy import auth, lua
 from gateway.envoy.routes import ADAPTIVE, BUFFER, LIMIT_HEADERS, SUBJECT_LIMIT
+from gateway.envoy.tracing import upstream_filters
 from gateway.envoy.typed import extension, header, percent
 from gateway.identity import SUBJECT_HEADER
 from gateway.paths import RunPaths
@@ -65,7 +66,10 @@ def _filters(config: GatewayConfig, paths: RunPaths) -> Iterator[dict[str, Any]]
     if config.resilience.adaptive_concurrency:
         yield _adaptive_concurrency(config)
     yield extension(
-        "envoy.filters.http.router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True
+        "envoy.filters.http.router",
+        "extensions.filters.http.router.v3.Router",
+        suppress_envoy_headers=True,
+        **upstream_filters(config),
     )
 
 

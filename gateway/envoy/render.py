@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config import GatewayConfig
-from gateway.envoy import auth, tls
+from gateway.envoy import auth, tls, tracing
 from gateway.envoy.admin import admin, metrics_listener, overload
 from gateway.envoy.door import door_listener
 from gateway.envoy.egress import egress_listener
@@ -45,7 +45,11 @@ def render(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
             }
         },
         "static_resources": {
-            "clusters": [*static_clusters(config, paths), *auth.jwks_clusters(config)],
+            "clusters": [
+                *static_clusters(config, paths),
+                *auth.jwks_clusters(config),
+                *tracing.collector_cluster(config),
+            ],
             "listeners": [
                 door_listener(config, paths),
                 egress_listener(config, paths),
@@ -66,6 +70,8 @@ def write(config: GatewayConfig, paths: RunPaths) -> None:
     if config.listen.tls is not None:
         _check_readable(config.listen.tls.certificate, config.listen.tls.key, config.listen.tls.client_ca)
         files |= tls.secret_files(config.listen.tls, paths)
+    for path, value in tracing.secret_files(config, paths).items():
+        write_private(path, value)
     # The bootstrap last: what it names is there.
     for path, content in {**files, paths.bootstrap: render(config, paths)}.items():
         write_private(path, json.dumps(content, indent=1))

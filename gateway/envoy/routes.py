@@ -156,6 +156,7 @@ def _route(match: Match, api: str, action: Any, model: str = "", *, unbounded: s
     """
     route: Route = {
         "match": match,
+        "decorator": {"operation": _operation(match), "propagate": False},
         "metadata": {"filter_metadata": {LUA: {"api": api, "model": model}}},
     }
     without = {"": (), "adaptive": (ADAPTIVE,), "stream": (BUFFER, ADAPTIVE)}[unbounded]
@@ -166,6 +167,16 @@ def _route(match: Match, api: str, action: Any, model: str = "", *, unbounded: s
         route["typed_per_filter_config"] = dict.fromkeys(without, off)
     route |= {"direct_response": {"status": 404}} if action is None else {"route": action}
     return route
+
+
+def _operation(match: Match) -> str:
+    """Name of spans: the path as the route has it, never as a caller wrote it."""
+    if "safe_regex" in match:
+        pattern: str = match["safe_regex"]["regex"]
+        return pattern.replace(_MODEL, "/v2/models/{model}")
+    if "path" in match:
+        return str(match["path"])
+    return f"{match.get('prefix') or match['path_separated_prefix']}*"
 
 
 _RETRIES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway import tracing
 from gateway.config import GatewayConfig
 from gateway.errors import ApiError
 from gateway.facade import docs, health, internal, metrics, openai, page, rest, websocket
@@ -35,12 +37,14 @@ def create_app(config: GatewayConfig, target: str, grpc_address: str | None = No
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        tracing.start(config.tracing)
         async with open_facade(config, target) as facade:
             app.state.facade = facade
             server = await start_grpc(facade, grpc_address) if grpc_address else None
             yield
             if server is not None:
                 await server.stop(config.resilience.drain_s)
+        await asyncio.to_thread(tracing.stop)
 
     app = FastAPI(
         title="tritonforge",

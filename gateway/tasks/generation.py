@@ -13,6 +13,7 @@ from gateway.errors import ApiError
 from gateway.metrics import Answering, Streaming, count_tokens
 from gateway.tasks.call import Call
 from gateway.tasks.service import Service
+from gateway.tracing import note_model
 from gateway.triton.models import Model
 from gateway.triton.tensors import Outputs, generation_request, unpack_outputs
 
@@ -187,6 +188,7 @@ class GenerationService(Service):
         )
 
     async def _count(self, call: Call, model: Model, end: End) -> None:
+        note_model(model.name, input_tokens=end.prompt_tokens, output_tokens=end.completion_tokens)
         if end.prompt_tokens:
             count_tokens(model.name, "prompt", end.prompt_tokens)
         count_tokens(model.name, "completion", end.completion_tokens)

@@ -15,6 +15,7 @@ from gateway.errors import ApiError
 from gateway.metrics import SERVER_DURATION, Answering, count_tokens, exemplar
 from gateway.tasks.call import Call
 from gateway.tasks.service import Service
+from gateway.tracing import note_model
 from gateway.triton.models import Model
 from gateway.triton.tensors import text_request, unpack_outputs
 
@@ -80,6 +81,7 @@ class RowService(Service):
         keys: list[Hashable] = [(model.name, model.version, owner, self.output, text) for text in texts]
         with Answering(model.name, self.task):
             rows = Rows(model, tuple(await self._answers.many(keys, compute, deadline=call.deadline)))
+        note_model(model.name, input_tokens=rows.tokens)
         if rows.tokens:
             count_tokens(model.name, "prompt", rows.tokens)
             await self._limiter.charge(call, rows.tokens)

@@ -21,7 +21,8 @@ from tritonclient.grpc.service_pb2 import (
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.errors import ApiError
-from gateway.identity import POOL_HEADER, REQUEST_ID_HEADER
+from gateway.identity import POOL_HEADER, REQUEST_ID_HEADER, SERVER_HEADER
+from gateway.tracing import TRACEPARENT, Span, calling
 
 _UNBOUNDED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _NO_PROXY = ("grpc.enable_http_proxy", 0)
@@ -62,10 +63,14 @@ class TritonChannel:
         left = seconds_left(deadline)
         request.id = request_id
         request.parameters["timeout"].int64_param = int(left * _MICROSECONDS)
-        try:
-            return await self.stub.ModelInfer(request, timeout=left, metadata=_metadata(pool, request_id))
-        except grpc.aio.AioRpcError as error:
-            raise api_error(request.model_name, error.code(), error.details() or "") from error
+        with calling("ModelInfer", request.model_name) as span:
+            call = self.stub.ModelInfer(request, timeout=left, metadata=_metadata(pool, request_id, span))
+            try:
+                response: ModelInferResponse = await call
+                await _note_server(span, call)
+                return response
+            except grpc.aio.AioRpcError as error:
+                raise api_error(request.model_name, error.code(), error.details() or "") from error
 
     async def stream(
         self, request: ModelInferRequest, *, pool: str, deadline: float, request_id: str = ""
@@ -78,30 +83,36 @@ class TritonChannel:
         left = seconds_left(deadline)
         request.id = request_id
         request.parameters["timeout"].int64_param = int(left * _MICROSECONDS)
-        call = self.stub.ModelStreamInfer(timeout=left, metadata=_metadata(pool, request_id))
-        try:
-            # Where the call ends meanwhile, the reading says why.
-            with contextlib.suppress(grpc.aio.InternalError, asyncio.InvalidStateError):
-                await call.write(request)
-                await call.done_writing()
-            message: ModelStreamInferResponse
-            failure: ApiError | None = None
-            # To the very end: a call that is cancelled just as its last response comes stays in Triton 2.51
-            # for ever, and its model can be unloaded no more.
-            async for message in call:
-                if message.error_message:
-                    failure = stream_error(request.model_name, message.error_message)
-                else:
-                    yield message.infer_response
-            if failure is not None:
-                raise failure
-        except grpc.aio.AioRpcError as error:
-            # Its deadline may pass while it is being sent, which grpc.aio calls an internal error.
-            if time.monotonic() >= deadline:
-                raise api_error(request.model_name, grpc.StatusCode.DEADLINE_EXCEEDED, "") from error
-            raise api_error(request.model_name, error.code(), error.details() or "") from error
-        finally:
-            call.cancel()
+        with calling("ModelStreamInfer", request.model_name) as span:
+            call = self.stub.ModelStreamInfer(timeout=left, metadata=_metadata(pool, request_id, span))
+            try:
+                # Where the call ends meanwhile, the reading says why.
+                with contextlib.suppress(grpc.aio.InternalError, asyncio.InvalidStateError):
+                    await call.write(request)
+                    await call.done_writing()
+                message: ModelStreamInferResponse
+                failure: ApiError | None = None
+                waiting = bool(span)
+                # To the very end: a call that is cancelled just as its last response comes stays in Triton
+                # 2.51 for ever, and its model can be unloaded no more.
+                async for message in call:
+                    if waiting:
+                        waiting = False
+                        span.event("first response")
+                        await _note_server(span, call)
+                    if message.error_message:
+                        failure = stream_error(request.model_name, message.error_message)
+                    else:
+                        yield message.infer_response
+                if failure is not None:
+                    raise failure
+            except grpc.aio.AioRpcError as error:
+                # Its deadline may pass while it is being sent, which grpc.aio calls an internal error.
+                if time.monotonic() >= deadline:
+                    raise api_error(request.model_name, grpc.StatusCode.DEADLINE_EXCEEDED, "") from error
+                raise api_error(request.model_name, error.code(), error.details() or "") from error
+            finally:
+                call.cancel()
 
 
 def seconds_left(deadline: float) -> float:
@@ -116,8 +127,21 @@ def seconds_left(deadline: float) -> float:
     return left
 
 
-def _metadata(pool: str, request_id: str) -> list[tuple[str, str]]:
-    return [(POOL_HEADER, pool), *([(REQUEST_ID_HEADER, request_id)] if request_id else [])]
+def _metadata(pool: str, request_id: str, span: Span) -> list[tuple[str, str]]:
+    metadata = [(POOL_HEADER, pool)]
+    if request_id:
+        metadata.append((REQUEST_ID_HEADER, request_id))
+    if span.traceparent is not None:
+        metadata.append((TRACEPARENT, span.traceparent))
+    return metadata
+
+
+async def _note_server(span: Span, call: Any) -> None:
+    """Tell the span which server answered, where Envoy says so."""
+    if span:
+        server = dict(await call.initial_metadata()).get(SERVER_HEADER)
+        if server is not None:
+            span.set({"server.address": server})
 
 
 def api_error(model: str, status: Any, details: str) -> ApiError:

@@ -21,7 +21,7 @@ from gateway.identity import REQUEST_ID_HEADER
 from gateway.logs import note_request
 from gateway.metrics import IN_FLIGHT, observe
 from gateway.tasks.call import Call
-from gateway.tracing import TRACEPARENT, enter
+from gateway.tracing import TRACEPARENT, enter, serving
 
 logger = structlog.get_logger(__name__)
 
@@ -93,7 +93,8 @@ async def rpc(
         call = _call(context, config, streams=streams)
         headers = call.headers
         _check(request)
-        yield Rpc(call, start)
+        with serving(f"ModelService/{method}", {"rpc.system": "grpc", "rpc.method": method}):
+            yield Rpc(call, start)
         context.set_trailing_metadata(tuple(headers.items()))
         code = "OK"
     except ApiError as error:

@@ -199,3 +199,45 @@ def test_lua_literals_cannot_be_left() -> None:
     assert literal("é\n") == '"\\195\\169\\010"'
     with pytest.raises(TypeError):
         literal(None)
+
+
+def test_spans_go_to_the_collector_with_the_key_in_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sesame\n")
+    tracing = {"endpoint": "https://otlp.example.com/v1/traces", "sampling_percent": 2.5}
+    headers = [{"name": "X-Key", "file": "key"}]
+    config = parse_config({**OPEN, "tracing": {**tracing, "headers": headers}}, tmp_path / "gateway.yaml")
+    run = tmp_path / "run"
+    run.mkdir()
+    paths = RunPaths(run)
+    clusters.write_clusters(config, paths)
+    render.write(config, paths)
+    assert (run / "collector-x-key").read_text() == "sesame"
+    assert "sesame" not in paths.bootstrap.read_text()
+    binary.validate(binary.locate(config), paths.bootstrap)
+    manager = _door_manager(json.loads(paths.bootstrap.read_text()))
+    assert manager["tracing"]["random_sampling"] == {"value": 2.5}
+    assert manager["tracing"]["client_sampling"] == {"value": 0}
+
+
+def _door_manager(bootstrap: dict[str, Any]) -> dict[str, Any]:
+    filters = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+    found: dict[str, Any] = filters[-1]["typed_config"]
+    return found
+
+
+@pytest.mark.parametrize("content", ["", "two\nlines", "dé"])
+def test_a_key_that_is_no_header_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "key").write_text(content)
+    headers = [{"name": "x-key", "file": str(tmp_path / "key")}]
+    config = GatewayConfig.model_validate({"tracing": {"endpoint": "http://127.0.0.1:1", "headers": headers}})
+    with pytest.raises(GatewayConfigError, match="one line"):
+        render.write(config, RunPaths(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["127.0.0.1:4318", "http://user:word@host", "http://host?key=1", "ftp://host", "http://host:x"],
+)
+def test_an_endpoint_that_is_no_base_url_is_refused(endpoint: str) -> None:
+    with pytest.raises(ValueError, match=r"tracing\.endpoint"):
+        GatewayConfig.model_validate({"tracing": {"endpoint": endpoint}})

@@ -19,6 +19,7 @@ from tritonforge.cli.estimate import estimate
 from tritonforge.cli.gateway import app as gateway_app
 from tritonforge.cli.predict import predict
 from tritonforge.cli.serve import serve
+from tritonforge.cli.tune import tune
 from tritonforge.cli.validate import validate
 from tritonforge.console import err_console, print_json
 from tritonforge.errors import TritonForgeError
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command()(build)
 app.command()(benchmark)
 app.command()(validate)
+app.command()(tune)
 app.command()(estimate)
 app.command()(serve)
 app.command()(predict)

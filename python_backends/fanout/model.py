@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from ..encoder.answers import Answers, ClassificationAnswers, EmbeddingAnswers, read_labels
-from ..metrics import Counters, Registry
+from ..metrics import Meters, Registry
 from ..packing import FloatArray, Int32Array
 from ..settings import FanoutSettings
 from .rows import EngineAnswerError, InvalidRequestError, join, split
@@ -54,10 +54,10 @@ class TritonPythonModel:
         # core and four more: so few rows would reach the engine's batcher at a time.
         self._executor = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="row")
         self._memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
-        self._registry = Registry(pb_utils, {"model": args["model_name"], "version": args["model_version"]})
-        self._registry.counter(ROWS, "Rows sent to the engine")
-        self._registry.counter(CANCELLED, "Cancelled requests dropped before their rows were sent")
-        self._counters = Counters(self._registry.metrics)
+        registry = Registry(pb_utils, args)
+        registry.counter(ROWS, "Rows sent to the engine")
+        registry.counter(CANCELLED, "Cancelled requests dropped before their rows were sent")
+        self._meters = Meters(registry)
         pb_utils.Logger.log_info(
             f"{args['model_name']}: rows to {self._settings.engine_model}, "
             f"at most {self._settings.concurrency} at a time"
@@ -71,7 +71,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Hand over the last counts."""
         self._executor.shutdown()
-        self._counters.close()
+        self._meters.close()
 
     async def _answer(self, request: Any) -> Any:
         """Fan one request out and give its response."""
@@ -80,7 +80,7 @@ class TritonPythonModel:
         try:
             rows = split(matrix, self._settings)
             if len(rows) > 1 and request.is_cancelled():
-                self._counters.add({CANCELLED: 1})
+                self._meters.add({CANCELLED: 1})
                 return _failed("the request was cancelled", error.CANCELLED)
             result = await self._rows(request, rows)
         except InvalidRequestError as refused:
@@ -98,7 +98,7 @@ class TritonPythonModel:
 
         All are awaited even if one fails: a row that nobody waits for would keep its thread.
         """
-        self._counters.add({ROWS: len(rows)})
+        self._meters.add({ROWS: len(rows)})
         calls = [self._row(request, ids, number, len(rows)) for number, ids in enumerate(rows)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         arrays = []

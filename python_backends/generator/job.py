@@ -55,7 +55,7 @@ class Reply(Protocol):
 class Meter(Protocol):
     """What is used of :class:`~python_backends.metrics.Meters`."""
 
-    def add(self, amounts: Mapping[str, int]) -> None:
+    def add(self, amounts: Mapping[str, float]) -> None:
         """Count."""
         ...
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from ..metrics import BUSY
 from . import metrics
 from .job import Job, Meter
 from .protocol import Failure, FinishReason, Generator, Progress, RefusedError
@@ -112,7 +113,9 @@ class GenerationLoop:
             self._drop_cancelled()
             self._admit()
             if self._running:
+                started = time.monotonic()
                 self._step()
+                self._meter.add({BUSY: time.monotonic() - started})
             self._report()
 
     def _turn_away(self) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ..metrics import Meters, Registry
+from ..metrics import BUSY, Meters, Registry
 from .protocol import Failure, FinishReason
 
 PREFIX = "tritonforge_generation_"
@@ -29,9 +30,15 @@ _LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 _TOKEN_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
 
 
-def create_meters(pb_utils: Any, model: str, version: str) -> Meters:
-    """Register all metrics of one generation model with Triton."""
-    registry = Registry(pb_utils, {"model": model, "version": version})
+def create_meters(pb_utils: Any, args: Mapping[str, str]) -> Meters:
+    """Register all metrics of one generation model with Triton.
+
+    Args:
+        pb_utils: The module ``triton_python_backend_utils``.
+        args: What Triton gives ``initialize``.
+    """
+    registry = Registry(pb_utils, args)
+    registry.counter(BUSY, "Time in which the engine computed, or its answers were sent")
     registry.histogram(FIRST_TOKEN, "From arrival to the first token, queue included", _LATENCY)
     registry.histogram(PER_TOKEN, "Mean time between the tokens of a request", _TOKEN_LATENCY)
     registry.histogram(WAITED, "From arrival to the engine", _LATENCY)

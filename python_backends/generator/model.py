@@ -58,7 +58,7 @@ class TritonPythonModel:
         self._stop_token_ids = frozenset(settings.stop_token_ids)
         engine = load_engine(folder, settings)
         self._kv_tokens = engine.kv_tokens
-        self._meters: Meters = metrics.create_meters(pb_utils, args["model_name"], args["model_version"])
+        self._meters: Meters = metrics.create_meters(pb_utils, args)
         self._loop = GenerationLoop(engine, settings.max_num_seqs, settings.queue, self._meters, _give_up)
         pb_utils.Logger.log_info(
             f"{args['model_name']}: {settings.engine}, {settings.precision} weights, "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ..metrics import Counters, Registry
+from ..metrics import BUSY, Meters, Registry
 from ..settings import TokenizerSettings
 from ..threads import physical_cores
 from .batch import REASONS, BatchTokenizer, Rejection, count_tokens
@@ -41,14 +42,14 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         self._tokenizer = BatchTokenizer(folder / "tokenizer.json", settings)
 
-        registry = Registry(pb_utils, {"model": args["model_name"], "version": args["model_version"]})
+        registry = Registry(pb_utils, args)
+        registry.counter(BUSY, "Time in which an instance executed")
         registry.counter(TOKENS, "Tokens that texts became, special tokens included")
         registry.counter(TRUNCATED, "Texts cut to max_length tokens")
         registry.labelled(
             REJECTED, "Requests answered with an error", "reason", {reason: reason for reason in REASONS}
         )
-        self._registry = registry
-        self._counters = Counters(registry.metrics)
+        self._meters = Meters(registry)
         pb_utils.Logger.log_info(
             f"{args['model_name']}: {threads} thread(s), texts of at most {settings.max_length} tokens "
             f"and {settings.max_text_bytes} bytes"
@@ -56,9 +57,10 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Tokenize the texts of all requests in one call; an error concerns one request only."""
+        started = time.perf_counter()
         get_input = pb_utils.get_input_tensor_by_name
         batch = self._tokenizer.tokenize([get_input(request, "text").as_numpy() for request in requests])
-        counts = {TOKENS: batch.tokens, TRUNCATED: batch.truncated}
+        counts: dict[str, float] = {TOKENS: batch.tokens, TRUNCATED: batch.truncated}
         responses = []
         for request, result in zip(requests, batch.results, strict=True):
             if isinstance(result, Rejection):
@@ -70,9 +72,10 @@ class TritonPythonModel:
                 if "token_count" in request.requested_output_names():
                     tensors.append(pb_utils.Tensor("token_count", count_tokens(result)))
                 responses.append(pb_utils.InferenceResponse(tensors))
-        self._counters.add(counts)
+        counts[BUSY] = time.perf_counter() - started
+        self._meters.add(counts)
         return responses
 
     def finalize(self) -> None:
         """Hand over the last counts."""
-        self._counters.close()
+        self._meters.close()

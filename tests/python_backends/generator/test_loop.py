@@ -60,10 +60,10 @@ class Numbers:
     """Keeps what is counted."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, float] = {}
         self.gauges: dict[str, float] = {}
 
-    def add(self, amounts: Mapping[str, int]) -> None:
+    def add(self, amounts: Mapping[str, float]) -> None:
         for name, amount in amounts.items():
             self.counts[name] = self.counts.get(name, 0) + amount
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from ..logs import RequestLog, line
 from ..runners import load_runner
 from ..settings import EncoderSettings
 from .answers import Answers, ClassificationAnswers, EmbeddingAnswers, read_labels
@@ -46,9 +47,18 @@ class TritonPythonModel:
             Failure.CANCELLED: pb_utils.TritonError.CANCELLED,
             Failure.ENGINE: pb_utils.TritonError.INTERNAL,
         }
+        self._log = RequestLog(pb_utils.Logger, args["model_name"])
         pb_utils.Logger.log_info(
-            f"{args['model_name']}: {settings.engine} {settings.precision}, {settings.layout}, "
-            f"{runner.threads} thread(s), at most {settings.token_budget} tokens in a run, width {width}"
+            line(
+                "engine_loaded",
+                model=args["model_name"],
+                engine=settings.engine,
+                precision=settings.precision,
+                layout=settings.layout,
+                threads=runner.threads,
+                token_budget=settings.token_budget,
+                width=width,
+            )
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -63,7 +73,7 @@ class TritonPythonModel:
         responses = []
         for request, result in zip(requests, batch.results, strict=True):
             if isinstance(result, Failed):
-                responses.append(respond(error=self._error(result)))
+                responses.append(respond(error=self._error(request, result)))
             else:
                 outputs = self._answers.outputs(result, request.requested_output_names())
                 responses.append(respond([tensor(name, value) for name, value in outputs]))
@@ -74,7 +84,9 @@ class TritonPythonModel:
         """Hand over the last counts."""
         self._meters.close()
 
-    def _error(self, failed: Failed) -> Any:
+    def _error(self, request: Any, failed: Failed) -> Any:
         if failed.kind is Failure.ENGINE:
-            pb_utils.Logger.log_error(failed.message)
+            self._log.failed(request, failed.message)
+        elif failed.kind is Failure.INVALID:
+            self._log.refused(request, failed.kind.value)
         return pb_utils.TritonError(failed.message, self._codes[failed.kind])

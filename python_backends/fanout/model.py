@@ -12,6 +12,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from ..encoder.answers import Answers, ClassificationAnswers, EmbeddingAnswers, read_labels
+from ..logs import RequestLog, line
 from ..metrics import Meters, Registry
 from ..packing import FloatArray, Int32Array
 from ..settings import FanoutSettings
@@ -58,9 +59,14 @@ class TritonPythonModel:
         registry.counter(ROWS, "Rows sent to the engine")
         registry.counter(CANCELLED, "Cancelled requests dropped before their rows were sent")
         self._meters = Meters(registry)
+        self._log = RequestLog(pb_utils.Logger, args["model_name"])
         pb_utils.Logger.log_info(
-            f"{args['model_name']}: rows to {self._settings.engine_model}, "
-            f"at most {self._settings.concurrency} at a time"
+            line(
+                "fanout_loaded",
+                model=args["model_name"],
+                engine_model=self._settings.engine_model,
+                concurrency=self._settings.concurrency,
+            )
         )
 
     async def execute(self, requests: list[Any]) -> list[Any]:
@@ -84,11 +90,12 @@ class TritonPythonModel:
                 return _failed("the request was cancelled", error.CANCELLED)
             result = await self._rows(request, rows)
         except InvalidRequestError as refused:
+            self._log.refused(request, "invalid")
             return _failed(str(refused), error.INVALID_ARG)
         except _RowFailed as refused:
             return _failed(str(refused), refused.code)
         except EngineAnswerError as wrong:
-            pb_utils.Logger.log_error(str(wrong))
+            self._log.failed(request, str(wrong))
             return _failed(str(wrong), error.INTERNAL)
         outputs = self._answers.outputs(result, request.requested_output_names())
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs])

@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from ..logs import RequestLog, line, origin, place
 from ..metrics import Meters
 from . import metrics
 from .chat import ChatTemplate, ChatTemplateError, parse_messages
@@ -60,16 +61,23 @@ class TritonPythonModel:
         self._kv_tokens = engine.kv_tokens
         self._meters: Meters = metrics.create_meters(pb_utils, args)
         self._loop = GenerationLoop(engine, settings.max_num_seqs, settings.queue, self._meters, _give_up)
+        self._log = RequestLog(pb_utils.Logger, args["model_name"])
         pb_utils.Logger.log_info(
-            f"{args['model_name']}: {settings.engine}, {settings.precision} weights, "
-            f"{settings.max_num_seqs} sequences at once, context of {settings.max_length} tokens, "
-            f"KV cache of {engine.kv_tokens}"
+            line(
+                "generator_loaded",
+                model=args["model_name"],
+                engine=settings.engine,
+                precision=settings.precision,
+                max_num_seqs=settings.max_num_seqs,
+                max_length=settings.max_length,
+                kv_tokens=engine.kv_tokens,
+            )
         )
 
     def execute(self, requests: list[Any]) -> None:
         """Put each request into the loop's line; the answers come from there."""
         for request in requests:
-            reply = _TritonReply(request.get_response_sender(), request.requested_output_names(), self._codes)
+            reply = _TritonReply(request, self._codes, self._log)
             try:
                 self._loop.submit(self._job(request, reply))
             except (BadRequestError, ChatTemplateError) as error:
@@ -77,16 +85,21 @@ class TritonPythonModel:
             except QueueFullError as error:
                 self._refuse(reply, Failure.UNAVAILABLE, str(error))
             except Exception as error:  # a bug: it must concern this request only, and be answered
-                self._refuse(reply, Failure.ENGINE, f"the request failed: {type(error).__name__}: {error}")
+                self._refuse(
+                    reply,
+                    Failure.ENGINE,
+                    f"the request failed: {type(error).__name__}: {error}",
+                    place(error),
+                )
 
     def finalize(self) -> None:
         """Finish what runs, turn away what waits, hand over the last counts."""
         self._loop.close()
         self._meters.close()
 
-    def _refuse(self, reply: _TritonReply, failure: Failure, message: str) -> None:
+    def _refuse(self, reply: _TritonReply, failure: Failure, message: str, logged: str | None = None) -> None:
         self._meters.add({metrics.finished(failure.value): 1})
-        reply.fail(failure, message)
+        reply.fail(failure, message, logged)
 
     def _job(self, request: Any, reply: _TritonReply) -> Job:
         """Check a request, make its prompt of tokens, and settle how long the answer may become.
@@ -142,10 +155,12 @@ def load_engine(folder: Path, settings: GeneratorSettings) -> Generator:
 class _TritonReply:
     """A client behind Triton's response sender."""
 
-    def __init__(self, sender: Any, wanted: list[str], codes: dict[Failure, Any]) -> None:
-        self._sender = sender
-        self._wanted = frozenset(wanted)
+    def __init__(self, request: Any, codes: dict[Failure, Any], log: RequestLog) -> None:
+        self._sender = request.get_response_sender()
+        self._wanted = frozenset(request.requested_output_names())
         self._codes = codes
+        self._log = log
+        self._origin = origin(request)
 
     def send(self, piece: Piece) -> None:
         """Send the outputs that were asked for; those of the whole answer go with the last piece only."""
@@ -170,10 +185,12 @@ class _TritonReply:
             pb_utils.InferenceResponse(outputs), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         )
 
-    def fail(self, failure: Failure, message: str) -> None:
-        """Send an error and nothing more."""
+    def fail(self, failure: Failure, message: str, logged: str | None = None) -> None:
+        """Send an error and nothing more; ``logged`` is for the log, where the message may hold a text."""
         if failure is Failure.ENGINE:
-            pb_utils.Logger.log_error(message)
+            self._log.failed(self._origin, logged or message)
+        elif failure is not Failure.CANCELLED:
+            self._log.refused(self._origin, failure.value)
         error = pb_utils.TritonError(message, self._codes[failure])
         self._sender.send(
             pb_utils.InferenceResponse(error=error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -192,5 +209,5 @@ def _read(request: Any, name: str) -> NDArray[Any] | None:
 
 def _give_up(message: str) -> None:
     """End the process: Triton then refuses requests, and `tritonforge serve` loads the model anew."""
-    pb_utils.Logger.log_error(f"{message}; giving up, so that the model is loaded anew")
+    pb_utils.Logger.log_error(line("model_gave_up", error=message, effect="the model is loaded anew"))
     os._exit(_BROKEN_EXIT)

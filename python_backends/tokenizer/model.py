@@ -9,6 +9,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from ..logs import RequestLog, line
 from ..metrics import BUSY, Meters, Registry
 from ..settings import TokenizerSettings
 from ..threads import physical_cores
@@ -50,9 +51,15 @@ class TritonPythonModel:
             REJECTED, "Requests answered with an error", "reason", {reason: reason for reason in REASONS}
         )
         self._meters = Meters(registry)
+        self._log = RequestLog(pb_utils.Logger, args["model_name"])
         pb_utils.Logger.log_info(
-            f"{args['model_name']}: {threads} thread(s), texts of at most {settings.max_length} tokens "
-            f"and {settings.max_text_bytes} bytes"
+            line(
+                "tokenizer_loaded",
+                model=args["model_name"],
+                threads=threads,
+                max_length=settings.max_length,
+                max_text_bytes=settings.max_text_bytes,
+            )
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -64,6 +71,7 @@ class TritonPythonModel:
         responses = []
         for request, result in zip(requests, batch.results, strict=True):
             if isinstance(result, Rejection):
+                self._log.refused(request, result.reason)
                 counts[result.reason] = counts.get(result.reason, 0) + 1
                 error = pb_utils.TritonError(result.message, pb_utils.TritonError.INVALID_ARG)
                 responses.append(pb_utils.InferenceResponse(error=error))

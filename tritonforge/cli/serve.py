@@ -6,8 +6,10 @@ import json
 import logging
 import shlex
 import signal
+import sys
 import time
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -19,8 +21,18 @@ from tritonforge.console import console, print_json
 from tritonforge.errors import ServerError
 from tritonforge.server import ServerOptions, TritonServer, find_models
 from tritonforge.server.checks import require
+from tritonforge.server.json_logs import JsonFormatter
+from tritonforge.server.levels import LevelFollower
 
 _EXAMPLE_TEXT = "A door opens by itself."
+
+
+class LogFormat(StrEnum):
+    """What ``--log-format`` takes."""
+
+    AUTO = "auto"
+    JSON = "json"
+    TEXT = "text"
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,10 @@ def serve(
             help="Response cache in Redis instead; password: TRITONCACHE_REDIS_PASSWORD.",
         ),
     ] = None,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(help="json: a line an event; text: as Triton writes; auto: text on a terminal."),
+    ] = LogFormat.AUTO,
     log_verbose: Annotated[int, typer.Option(min=0, help="Triton's verbose log level.")] = 0,
     exit_timeout: Annotated[
         int, typer.Option(min=1, help="Seconds a stop waits for requests in flight.")
@@ -72,7 +88,7 @@ def serve(
     """Serve a model repository with the real tritonserver until SIGTERM or Ctrl-C.
 
     A stop answers the requests in flight first; a second signal stops at once. tritonserver's log goes
-    to standard error unchanged.
+    to standard error.
     """
     options = ServerOptions(
         host=host,
@@ -87,10 +103,11 @@ def serve(
         exit_timeout_s=exit_timeout,
         extra_args=tuple(triton_arg or ()),
     )
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s tritonforge %(levelname)s: %(message)s")
+    as_lines = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not sys.stderr.isatty())
+    _configure_logs(as_lines)
     find_models(repository, options.models)
     require(options, repository)
-    server = TritonServer(repository, options, die_with_caller=True)
+    server = TritonServer(repository, options, die_with_caller=True, log_json=as_lines)
     # Both signals as KeyboardInterrupt: it reaches the start, which may take minutes, as well as the wait.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -108,13 +125,22 @@ def serve(
 
 def _wait(server: TritonServer) -> int:
     """Wait for the server's own end, which is an error; a stop comes as KeyboardInterrupt."""
-    while server.returncode is None:
-        time.sleep(0.2)
+    with LevelFollower(server.http_url) as follower:
+        while server.returncode is None:
+            follower.look()
+            time.sleep(0.2)
     status = server.returncode
     tail = "\n".join(f"  {line}" for line in server.log_tail()[-5:])
     server.stop()
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     raise ServerError(f"tritonserver {how} by itself; its last lines:\n{tail}", mend="tritonforge doctor")
+
+
+def _configure_logs(as_lines: bool) -> None:
+    handler = logging.StreamHandler()
+    form = "%(asctime)s tritonforge %(levelname)s: %(message)s"
+    handler.setFormatter(JsonFormatter("serve") if as_lines else logging.Formatter(form))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def _kill_on_the_next_signal(server: TritonServer) -> None:

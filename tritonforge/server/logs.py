@@ -1,12 +1,15 @@
-"""tritonserver's output: passed through unchanged, its tail kept for error messages."""
+"""tritonserver's output: passed on, its tail kept for error messages."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO
+
+from tritonforge.server.json_logs import JsonLines
 
 _ERROR = re.compile(r'^E\d{4} .*?\] "?(?P<message>.*)')
 # Written at level E by every start on a machine without a GPU.
@@ -18,14 +21,18 @@ class LogPump:
 
     Args:
         source: The process's output; read to its end, then closed.
-        sink: Where every byte goes, unchanged.
+        sink: Where it goes.
         keep: Lines to keep.
+        lines: Makes JSON of it; None: every byte passes unchanged.
     """
 
-    def __init__(self, source: BinaryIO, sink: BinaryIO, *, keep: int = 400) -> None:
+    def __init__(
+        self, source: BinaryIO, sink: BinaryIO, *, keep: int = 400, lines: JsonLines | None = None
+    ) -> None:
         """Start copying."""
         self._source = source
         self._sink = sink
+        self._lines = lines
         self._tail: deque[str] = deque(maxlen=keep)
         self._thread = threading.Thread(target=self._run, name="tritonserver-log", daemon=True)
         self._thread.start()
@@ -41,13 +48,21 @@ class LogPump:
     def _run(self) -> None:
         with self._source:
             for line in self._source:
-                self._tail.append(line.decode("utf-8", "replace").rstrip("\n"))
-                try:
-                    self._sink.write(line)
-                    self._sink.flush()
-                except (OSError, ValueError):
-                    # A sink that went away (closed terminal, full disk) must not block the server's pipe.
-                    continue
+                text = line.decode("utf-8", "replace").rstrip("\n")
+                self._tail.append(text)
+                self._write(line if self._lines is None else _joined(self._lines(text)))
+            if self._lines is not None:
+                self._write(_joined(self._lines.end()))
+
+    def _write(self, data: bytes) -> None:
+        # A sink that went away (closed terminal, full disk) must not block the server's pipe.
+        with contextlib.suppress(OSError, ValueError):
+            self._sink.write(data)
+            self._sink.flush()
+
+
+def _joined(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
 
 
 def decisive_lines(lines: Sequence[str], *, limit: int = 12) -> list[str]:

@@ -29,6 +29,7 @@ import psutil
 from tritonforge.errors import ServerError
 from tritonforge.server.caches import cache_arguments
 from tritonforge.server.drain import Drain
+from tritonforge.server.json_logs import JsonLines
 from tritonforge.server.locate import TritonInstallation, locate_tritonserver
 from tritonforge.server.logs import LogPump, decisive_lines
 from tritonforge.server.options import ENGINE_THREADS_VARIABLE, ServerOptions
@@ -39,6 +40,7 @@ from tritonforge.server.watchdog import StubWatchdog, scan_stubs
 logger = logging.getLogger(__name__)
 
 _SHM = Path("/dev/shm")  # where the Python backend maps its regions; Triton takes no other place
+_FORWARDED = "^(x-request-id|traceparent)$"
 _POLL_S = 0.05
 _END_GRACE_S = 3.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -50,7 +52,8 @@ class TritonServer:
     Args:
         repository: The model repository.
         options: Ports, models and the rest.
-        log_sink: Where tritonserver's output goes, byte for byte; None: standard error.
+        log_sink: Where tritonserver's output goes; None: standard error.
+        log_json: Make JSON of it (:mod:`tritonforge.server.json_logs`); else it passes byte for byte.
         environment: Variables for the server and its stubs over those of this process.
         die_with_caller: Stop tritonserver when the *thread* that calls :meth:`start` ends, also by
             SIGKILL; for programs that start it in their main thread.
@@ -67,6 +70,7 @@ class TritonServer:
         options: ServerOptions | None = None,
         *,
         log_sink: BinaryIO | None = None,
+        log_json: bool = False,
         environment: Mapping[str, str] | None = None,
         die_with_caller: bool = False,
     ) -> None:
@@ -75,6 +79,7 @@ class TritonServer:
         self.options = options or ServerOptions()
         self.models: tuple[str, ...] = ()
         self._log_sink = log_sink
+        self._log_json = log_json
         self._die_with_caller = die_with_caller
         self._extra_environment = dict(environment or {})
         self._ports = (self.options.http_port, self.options.grpc_port, self.options.metrics_port)
@@ -242,7 +247,9 @@ class TritonServer:
             preexec_fn=end_with_parent if self._die_with_caller else None,
         )
         assert self._process.stdout is not None
-        self._pump = LogPump(self._process.stdout, self._log_sink or sys.stderr.buffer)  # type: ignore[arg-type]
+        sink = self._log_sink or sys.stderr.buffer
+        lines = JsonLines() if self._log_json else None
+        self._pump = LogPump(self._process.stdout, sink, lines=lines)  # type: ignore[arg-type]
 
     def _choose_ports(self) -> None:
         given = (self.options.http_port, self.options.grpc_port, self.options.metrics_port)
@@ -275,6 +282,9 @@ class TritonServer:
             f"--log-info={str(options.log_info).lower()}",
             f"--log-warning={str(options.log_warning).lower()}",
             f"--log-error={str(options.log_error).lower()}",
+            # So that backends can name the request in their logs (python_backends.logs).
+            f"--http-header-forward-pattern=(?i){_FORWARDED}",
+            f"--grpc-header-forward-pattern={_FORWARDED}",
             # A name of its own, so that the regions of a server that was killed can be removed.
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
         ]

@@ -81,12 +81,12 @@ class Tracer:
 
     def contexts(self, requests: Sequence[Any]) -> dict[int, str]:
         """Contexts of those that Triton traces, by their place among the requests."""
-        found = {}
-        for index, request in enumerate(requests):
-            context = request.trace().get_context()
-            if context:
-                found[index] = context
-        return found
+        contexts = ((index, self.context(request)) for index, request in enumerate(requests))
+        return {index: context for index, context in contexts if context is not None}
+
+    def context(self, request: Any) -> str | None:
+        """Context of a request; None where Triton does not trace it."""
+        return request.trace().get_context() or None
 
     def record(self, context: str, stage: Stage) -> None:
         """Give a traced request its spans; made later, in another thread.

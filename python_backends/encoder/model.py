@@ -14,6 +14,7 @@ from ..settings import EncoderSettings
 from .answers import Answers, ClassificationAnswers, EmbeddingAnswers, read_labels
 from .batch import BatchEncoder, Failed, Failure
 from .metrics import count, create_meters
+from .tracing import trace_batches
 
 
 class TritonPythonModel:
@@ -34,6 +35,7 @@ class TritonPythonModel:
         settings = EncoderSettings.parse(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         runner = load_runner(settings, folder)
+        runner, self._tracer = trace_batches(runner, args["model_name"], pb_utils.Logger.log_warn)
         self._encoder = BatchEncoder(runner, settings)
         width = self._encoder.probe()
         self._answers: Answers = (
@@ -65,10 +67,10 @@ class TritonPythonModel:
         """Compute all requests together; an error concerns the requests that caused it."""
         started = time.perf_counter()
         get_input = pb_utils.get_input_tensor_by_name
-        batch = self._encoder.encode(
-            [get_input(request, "input_ids").as_numpy() for request in requests],
-            lambda index: bool(requests[index].is_cancelled()),
-        )
+        inputs = [get_input(request, "input_ids").as_numpy() for request in requests]
+        if self._tracer is not None:
+            self._tracer.begin()
+        batch = self._encoder.encode(inputs, lambda index: bool(requests[index].is_cancelled()))
         tensor, respond = pb_utils.Tensor, pb_utils.InferenceResponse
         responses = []
         for request, result in zip(requests, batch.results, strict=True):
@@ -77,12 +79,16 @@ class TritonPythonModel:
             else:
                 outputs = self._answers.outputs(result, request.requested_output_names())
                 responses.append(respond([tensor(name, value) for name, value in outputs]))
+        if self._tracer is not None:
+            self._tracer.end(requests, inputs, batch)
         count(self._meters, batch, time.perf_counter() - started)
         return responses
 
     def finalize(self) -> None:
         """Hand over the last counts."""
         self._meters.close()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def _error(self, request: Any, failed: Failed) -> Any:
         if failed.kind is Failure.ENGINE:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from . import metrics
 from .protocol import Failure, FinishReason, Progress, SamplingParams
 from .text import TextStream
+from .tracing import JobTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class Job:
         stop_token_ids: End-of-sequence tokens, which are no part of the text, special or not.
         arrived: ``time.monotonic()``.
         deadline: By when it must have left the line; None for no limit.
+        trace: Its spans; None for a request that is not traced.
     """
 
     prompt: NDArray[np.int64]
@@ -93,14 +95,17 @@ class Job:
     stop_token_ids: frozenset[int] = frozenset()
     arrived: float = field(default_factory=time.monotonic)
     deadline: float | None = None
+    trace: JobTrace | None = None
     _pieces: list[str] = field(default_factory=list)
     _tokens: list[int] = field(default_factory=list)
     _log_probs: list[float] = field(default_factory=list)
     _completion_tokens: int = 0
     _first: float = 0.0
 
-    def admitted(self, meter: Meter) -> None:
-        """Note that the engine has it."""
+    def admitted(self, meter: Meter, running: int) -> None:
+        """Note that the engine has it, and ``running`` sequences in all."""
+        if self.trace is not None:
+            self.trace.admitted(running)
         meter.observe(metrics.WAITED, time.monotonic() - self.arrived)
         meter.add({metrics.PROMPT_TOKENS: len(self.prompt)})
         if self.echo:
@@ -110,11 +115,14 @@ class Job:
         """Add a step's tokens; True if a stop string ends the answer, whose later tokens are dropped."""
         tokens, log_probs = list(progress.tokens), list(progress.log_probs)
         ends = progress.finish is FinishReason.STOP and bool(tokens) and tokens[-1] in self.stop_token_ids
+        started = time.perf_counter_ns() if self.trace is not None else 0
         self._pieces.append(self.text.push(tokens[:-1] if ends else tokens))
         if self.text.stopped:
             tokens, log_probs = tokens[: self.text.taken], log_probs[: self.text.taken]
         elif progress.finish is not None:
             self._pieces.append(self.text.finish())
+        if self.trace is not None:
+            self.trace.detokenized(time.perf_counter_ns() - started)
         self._tokens += tokens
         if self.params.log_probs:
             self._log_probs += log_probs
@@ -127,6 +135,8 @@ class Job:
         now = time.monotonic()
         if not self._first and self._completion_tokens:
             self._first = now
+            if self.trace is not None:
+                self.trace.first()
             meter.observe(metrics.FIRST_TOKEN, now - self.arrived)
         if finish is not None:
             self._count(finish.value, now, meter)
@@ -151,6 +161,8 @@ class Job:
 
     def _count(self, reason: str, now: float, meter: Meter) -> None:
         """Count the request, which is over."""
+        if self.trace is not None:
+            self.trace.end(reason, len(self.prompt), self._completion_tokens)
         meter.add({metrics.finished(reason): 1})
         meter.observe(metrics.DURATION, now - self.arrived)
         if self._completion_tokens > 1:

@@ -175,7 +175,7 @@ class GenerationLoop:
             except RefusedError as error:
                 job.fail(Failure.INVALID, str(error), self._meter)
                 continue
-            job.admitted(self._meter)
+            job.admitted(self._meter, len(self._running) + 1)
             self._running[self._last_key] = job
 
     def _next(self) -> Job | None:

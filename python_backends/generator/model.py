@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from ..logs import RequestLog, line, origin, place
 from ..metrics import Meters
+from ..tracing import start_tracer
 from . import metrics
 from .chat import ChatTemplate, ChatTemplateError, parse_messages
 from .job import Job, Piece
@@ -24,6 +25,7 @@ from .request import BadRequestError, GenerationRequest, parse_request, read_inp
 from .room import settle_max_tokens
 from .settings import GeneratorSettings
 from .text import TextStream, Vocabulary
+from .tracing import JobTrace
 
 _BROKEN_EXIT = 70  # EX_SOFTWARE
 
@@ -57,6 +59,7 @@ class TritonPythonModel:
             Failure.ENGINE: pb_utils.TritonError.INTERNAL,
         }
         self._stop_token_ids = frozenset(settings.stop_token_ids)
+        self._tracer = start_tracer(args["model_name"], pb_utils.Logger.log_warn)
         engine = load_engine(folder, settings)
         self._kv_tokens = engine.kv_tokens
         self._meters: Meters = metrics.create_meters(pb_utils, args)
@@ -96,6 +99,8 @@ class TritonPythonModel:
         """Finish what runs, turn away what waits, hand over the last counts."""
         self._loop.close()
         self._meters.close()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def _refuse(self, reply: _TritonReply, failure: Failure, message: str, logged: str | None = None) -> None:
         self._meters.add({metrics.finished(failure.value): 1})
@@ -108,8 +113,11 @@ class TritonPythonModel:
             BadRequestError: A parameter is wrong, or the prompt leaves no room.
             ChatTemplateError: The messages are wrong, or the model has no template.
         """
+        trace = self._trace(request)
         asked = parse_request(read_inputs(partial(_read, request)), self._settings.max_text_bytes)
         text, prompt = self._prompt(asked)
+        if trace is not None:
+            trace.queued()
         return Job(
             prompt=prompt,
             params=settle_max_tokens(asked, len(prompt), self._settings, self._kv_tokens),
@@ -119,7 +127,13 @@ class TritonPythonModel:
             echo=text if asked.echo else "",
             stop_token_ids=self._stop_token_ids,
             deadline=self._deadline(request),
+            trace=trace,
         )
+
+    def _trace(self, request: Any) -> JobTrace | None:
+        """The spans of a request that Triton traces."""
+        context = self._tracer.context(request) if self._tracer is not None else None
+        return JobTrace(self._tracer, context) if self._tracer is not None and context else None
 
     def _prompt(self, asked: GenerationRequest) -> tuple[str, NDArray[np.int64]]:
         """The prompt as text and as token ids, int64 [tokens]."""

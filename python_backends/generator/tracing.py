@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ..tracing import Attributes, Stage, Tracer
 
@@ -54,14 +52,9 @@ class JobTrace:
         """Its first token is there."""
         self._first = time.time_ns()
 
-    @contextmanager
-    def detokenizing(self) -> Iterator[None]:
-        """Tokens become text within."""
-        start = time.perf_counter_ns()
-        try:
-            yield
-        finally:
-            self._detokenizing += time.perf_counter_ns() - start
+    def detokenized(self, nanoseconds: int) -> None:
+        """It took so long to make text of some tokens."""
+        self._detokenizing += nanoseconds
 
     def end(self, reason: str, prompt_tokens: int, completion_tokens: int) -> None:
         """It is over.

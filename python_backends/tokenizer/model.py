@@ -13,7 +13,9 @@ from ..logs import RequestLog, line
 from ..metrics import BUSY, Meters, Registry
 from ..settings import TokenizerSettings
 from ..threads import physical_cores
+from ..tracing import start_tracer
 from .batch import REASONS, BatchTokenizer, Rejection, count_tokens
+from .tracing import tokenizing
 
 TOKENS = "tritonforge_tokenized_tokens_total"
 TRUNCATED = "tritonforge_truncated_texts_total"
@@ -51,6 +53,7 @@ class TritonPythonModel:
             REJECTED, "Requests answered with an error", "reason", {reason: reason for reason in REASONS}
         )
         self._meters = Meters(registry)
+        self._tracer = start_tracer(args["model_name"], pb_utils.Logger.log_warn)
         self._log = RequestLog(pb_utils.Logger, args["model_name"])
         pb_utils.Logger.log_info(
             line(
@@ -66,6 +69,7 @@ class TritonPythonModel:
         """Tokenize the texts of all requests in one call; an error concerns one request only."""
         started = time.perf_counter()
         get_input = pb_utils.get_input_tensor_by_name
+        began = time.time_ns() if self._tracer is not None else 0
         batch = self._tokenizer.tokenize([get_input(request, "text").as_numpy() for request in requests])
         counts: dict[str, float] = {TOKENS: batch.tokens, TRUNCATED: batch.truncated}
         responses = []
@@ -80,6 +84,8 @@ class TritonPythonModel:
                 if "token_count" in request.requested_output_names():
                     tensors.append(pb_utils.Tensor("token_count", count_tokens(result)))
                 responses.append(pb_utils.InferenceResponse(tensors))
+        if self._tracer is not None and (contexts := self._tracer.contexts(requests)):
+            self._tracer.record_batch(contexts, tokenizing(batch, began, time.time_ns()))
         counts[BUSY] = time.perf_counter() - started
         self._meters.add(counts)
         return responses
@@ -87,3 +93,5 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Hand over the last counts."""
         self._meters.close()
+        if self._tracer is not None:
+            self._tracer.close()

@@ -74,6 +74,16 @@ def serve(
         LogFormat,
         typer.Option(help="json: a line an event; text: as Triton writes; auto: text on a terminal."),
     ] = LogFormat.AUTO,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Send spans to this OTLP/HTTP collector: http://HOST:4318."),
+    ] = None,
+    trace_rate: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Trace one in so many requests that bring no trace of their own; 0: none of them."
+        ),
+    ] = 0,
     log_verbose: Annotated[int, typer.Option(min=0, help="Triton's verbose log level.")] = 0,
     exit_timeout: Annotated[
         int, typer.Option(min=1, help="Seconds a stop waits for requests in flight.")
@@ -99,6 +109,8 @@ def serve(
         engine_threads=engine_threads,
         cache_size_bytes=None if cache_mib is None else cache_mib << 20,
         cache_redis=cache_redis,
+        otlp_endpoint=otlp_endpoint,
+        trace_rate=trace_rate,
         log_verbose=log_verbose,
         exit_timeout_s=exit_timeout,
         extra_args=tuple(triton_arg or ()),

@@ -35,6 +35,7 @@ from tritonforge.server.logs import LogPump, decisive_lines
 from tritonforge.server.options import ENGINE_THREADS_VARIABLE, ServerOptions
 from tritonforge.server.ports import connect_host, free_ports
 from tritonforge.server.repository import find_models
+from tritonforge.server.tracing import trace_arguments, trace_environment
 from tritonforge.server.watchdog import StubWatchdog, scan_stubs
 
 logger = logging.getLogger(__name__)
@@ -231,8 +232,10 @@ class TritonServer:
         self._choose_ports()
         self._work = Path(tempfile.mkdtemp(prefix="tritonforge-server-"))
         self._shm_prefix = f"tritonforge_{uuid.uuid4().hex[:12]}_"
-        command = self._command(installation, installation.lay_out_backends(self._work))
         environment = installation.environment({**os.environ, **self._extra_environment})
+        command = self._command(installation, installation.lay_out_backends(self._work))
+        command += [*trace_arguments(self.options, environment), *self.options.extra_args]
+        environment |= trace_environment(self.options, environment)
         if self.options.engine_threads is not None:
             environment[ENGINE_THREADS_VARIABLE] = str(self.options.engine_threads)
         logger.debug("starting %s", command)
@@ -291,7 +294,7 @@ class TritonServer:
         if backends is not None:
             command.append(f"--backend-directory={backends}")
         command += cache_arguments(options, installation, self.repository, self.models)
-        return [*command, *options.extra_args]
+        return command
 
     def _drain_and_end(self, process: subprocess.Popen[bytes]) -> int:
         deadline = time.monotonic() + self.options.exit_timeout_s

@@ -74,7 +74,9 @@ class Registry:
         self.restarted = RELOAD_PARAMETER in json.loads(args["model_config"]).get("parameters", {})
         self.counter(STUB_RESTARTS, "Loads of the model because its stub died")
         own = {"model_instance": args["model_instance_name"]}
-        self.gauge(STUB_START, "When the stub process was started, seconds since 1970", own)
+        self.gauge(
+            STUB_START, "When the stub process was started, seconds since 1970; 0 once it has ended", own
+        )
         self.gauge(STUB_MEMORY, "Resident memory of the stub process", own)
         self.counter(STUB_CPU, "CPU time of the stub process, all its threads", own)
 
@@ -149,8 +151,9 @@ class Meters:
         self._registry = registry
         self._metrics = registry.metrics
         self._pending: Counter[str] = Counter()
-        self._gauges: dict[str, float] = {STUB_START: start_time()}
+        self._gauges: dict[str, float] = {}
         self._observed: dict[str, list[float]] = {}
+        self._started = start_time()
         self._cpu_seconds = 0.0
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -185,10 +188,12 @@ class Meters:
             self._observed.setdefault(name, []).append(value)
 
     def close(self) -> None:
-        """Hand over what is left and stop the thread."""
+        """Hand over what is left and stop the thread; Triton goes on showing what it was told last."""
         self._stop.set()
         self._thread.join()
         self._look_at_stub()
+        self.set(STUB_START, 0)
+        self.set(STUB_MEMORY, 0)
         self._flush()
 
     def _hand_over(self) -> None:
@@ -200,10 +205,14 @@ class Meters:
             self._flush()
 
     def _look_at_stub(self) -> None:
-        """Measure the process; its instances, if it had several, would share these."""
+        """Measure the process.
+
+        Its start is told again and again: during a reload the old stub, which ends, tells zeros last.
+        """
         now = cpu_seconds()
         self.add({STUB_CPU: now - self._cpu_seconds})
         self._cpu_seconds = now
+        self.set(STUB_START, self._started)
         self.set(STUB_MEMORY, resident_bytes())
 
     def _flush(self) -> None:

@@ -129,6 +129,8 @@ def test_the_stub_tells_of_itself() -> None:
     cpu = process.cpu_times()
     assert total(made, metrics.STUB_CPU).value == pytest.approx(cpu.user + cpu.system, abs=0.5)
     assert total(made, metrics.STUB_CPU).labels["model_instance"] == "toy_0_0"
+    # Triton goes on showing gauges of a model that is gone.
+    assert (total(made, metrics.STUB_START).value, total(made, metrics.STUB_MEMORY).value) == (0, 0)
 
 
 @pytest.mark.parametrize(("parameters", "restarts"), [({}, 0), ({metrics.RELOAD_PARAMETER: "17"}, 1)])

@@ -9,7 +9,7 @@ from gateway.config.schema import Listen
 from gateway.envoy import tls
 from gateway.envoy.filters import CORS, http_filters
 from gateway.envoy.local_replies import local_reply_config
-from gateway.envoy.logs import access_log, good_request_ids, request_ids
+from gateway.envoy.logs import access_log, keep_callers_id, pass_request_id
 from gateway.envoy.pools import seconds
 from gateway.envoy.routes import routes
 from gateway.envoy.tracing import CONTEXT_HEADERS, drops_context, tracing
@@ -66,6 +66,7 @@ def _manager(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
             "name": STAT_PREFIX,
             "virtual_hosts": [host],
             "validate_clusters": False,  # those of the pools come by CDS
+            "request_headers_to_add": pass_request_id(),
             "response_headers_to_remove": ["server"],
         },
         "http_filters": http_filters(config, paths),
@@ -76,7 +77,7 @@ def _manager(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
         "use_remote_address": True,
         "xff_num_trusted_hops": listen.trusted_hops,
         "internal_address_config": {"cidr_ranges": []},
-        **request_ids(),
+        "generate_request_id": True,
         "early_header_mutation_extensions": [_strip(config)],
         **tracing(config, paths),
         # One spelling of each path, before anything looks at it.
@@ -112,7 +113,7 @@ def _strip(config: GatewayConfig) -> dict[str, Any]:
                 for prefix in ("x-tritonforge-", "x-envoy-")
             ),
             *({"remove": name} for name in CONTEXT_HEADERS if drops_context(config)),
-            *good_request_ids(),
+            *keep_callers_id(),
         ],
     )
 

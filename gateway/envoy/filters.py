@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from gateway.config import GatewayConfig
 from gateway.config.limits import TokenBucket
 from gateway.envoy import auth, lua
+from gateway.envoy.logs import tell_request_id
 from gateway.envoy.routes import ADAPTIVE, BUFFER, LIMIT_HEADERS, SUBJECT_LIMIT
 from gateway.envoy.tracing import upstream_filters
 from gateway.envoy.typed import extension, header, percent
@@ -40,6 +41,7 @@ def http_filters(config: GatewayConfig, paths: RunPaths) -> list[dict[str, Any]]
 
 def _filters(config: GatewayConfig, paths: RunPaths) -> Iterator[dict[str, Any]]:
     limits = config.limits
+    yield tell_request_id()
     if config.listen.allow_origins:
         yield extension(CORS, "extensions.filters.http.cors.v3.Cors")
     if limits.address is not None:
@@ -63,6 +65,12 @@ def _filters(config: GatewayConfig, paths: RunPaths) -> Iterator[dict[str, Any]]
     )
     yield _model_names()
     yield lua.authorize_filter(config)
+    # How a gRPC call ends stands in its trailers, behind HTTP 200: counted by cluster and status.
+    yield extension(
+        "envoy.filters.http.grpc_stats",
+        "extensions.filters.http.grpc_stats.v3.FilterConfig",
+        stats_for_all_methods=False,
+    )
     if config.resilience.adaptive_concurrency:
         yield _adaptive_concurrency(config)
     yield extension(

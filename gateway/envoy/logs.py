@@ -14,7 +14,8 @@ from gateway.identity import REQUEST_ID_HEADER
 
 _TIME = "%Y-%m-%dT%T.%e%z"
 _GOOD_ID, _LONGEST_ID = "^[0-9A-Za-z._:/+=-]+$", 128
-_KEPT = "x-tritonforge-request-id"
+_ASIDE = "x-tritonforge-request-id"
+_REQUEST_ID = f"%REQ({_ASIDE}?{REQUEST_ID_HEADER})%"
 
 _FIELDS = {
     "time": "%START_TIME%",
@@ -22,7 +23,7 @@ _FIELDS = {
     "component": "envoy",
     "logger": "access",
     "event": "request",
-    "request_id": "%REQ(X-REQUEST-ID)%",
+    "request_id": _REQUEST_ID,
     "trace_id": "%TRACE_ID%",
     "model": f"%DYNAMIC_METADATA({METADATA}:model)%",
     "subject": "%REQ(X-TRITONFORGE-SUBJECT)%",
@@ -42,7 +43,7 @@ _FIELDS = {
 }
 _TEXT = (
     "%START_TIME% [info     ] request  %REQ(:METHOD)% %PATH(NQ)% %RESPONSE_CODE% %RESPONSE_FLAGS% "
-    "%DURATION% ms request_id=%REQ(X-REQUEST-ID)% trace_id=%TRACE_ID% subject=%REQ(X-TRITONFORGE-SUBJECT)%\n"
+    f"%DURATION% ms request_id={_REQUEST_ID} trace_id=%TRACE_ID% subject=%REQ(X-TRITONFORGE-SUBJECT)%\n"
 )
 
 
@@ -70,34 +71,29 @@ def application_log(config: GatewayConfig) -> dict[str, Any]:
     return {"application_log_config": {"log_format": {"json_format": fields}}}
 
 
-def request_ids() -> dict[str, Any]:
-    """Members of the door's connection manager: a caller's own id is kept, and told in the answer."""
-    return {
-        "generate_request_id": True,
-        "preserve_external_request_id": True,
-        "always_set_request_id_in_response": True,
-        # As it came: Envoy would else write its decision on tracing into an id that is a UUID.
-        "request_id_extension": {
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
-                "pack_trace_reason": False,
-                "use_request_id_for_trace_sampling": False,
-            }
-        },
-    }
+def keep_callers_id() -> list[dict[str, Any]]:
+    """Mutations of a request's headers before anything reads them: a caller's id is set aside, if it is good.
 
-
-def good_request_ids() -> list[dict[str, Any]]:
-    """Mutations of a request's headers before anything reads them: an id that is long or odd is dropped.
-
-    Envoy then makes one. What is kept can end no line and no field of any log.
+    One that is long or odd is dropped, so what is kept can end no line and no field of any log. Envoy makes
+    an id of its own, and draws by it which requests are traced: no caller can choose that.
     """
     given = f"request.headers['{REQUEST_ID_HEADER}']"
     good = f"size({given}) <= {_LONGEST_ID} && {given}.matches('{_GOOD_ID}')"
-    kept = f"%CEL({good} ? {given} : '')%"
     return [
-        {"append": header(_KEPT, kept)},
+        {"append": header(_ASIDE, f"%CEL({good} ? {given} : '')%")},
         {"remove": REQUEST_ID_HEADER},
-        {"append": header(REQUEST_ID_HEADER, f"%REQ({_KEPT})%")},
-        {"remove": _KEPT},
     ]
+
+
+def pass_request_id() -> list[dict[str, Any]]:
+    """What is set on a request that goes on: the caller's id; where there is none this changes nothing."""
+    return [header(REQUEST_ID_HEADER, f"%REQ({_ASIDE})%")]
+
+
+def tell_request_id() -> dict[str, Any]:
+    """A filter: every answer names its request."""
+    return extension(
+        "tritonforge.request_id",
+        "extensions.filters.http.header_mutation.v3.HeaderMutation",
+        mutations={"response_mutations": [{"append": header(REQUEST_ID_HEADER, _REQUEST_ID)}]},
+    )

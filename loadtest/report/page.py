@@ -13,7 +13,7 @@ from loadtest.report.compare import THROUGHPUT, Comparison
 from loadtest.report.knee import find_knee, power
 from loadtest.report.plots import PERCENTILES, Read, curve_plot, level_plot, percentile_plot, stream_plot
 from loadtest.report.slo import Slo, errors
-from loadtest.report.sweep import UNITS, level, sweeps, unsound
+from loadtest.report.sweep import level, sweeps, unsound
 from loadtest.report.timeline import memory_growth, server_rows, time_plot
 from loadtest.report.words import (
     capacity_sentence,
@@ -29,31 +29,31 @@ from tritonforge.page.environment import environment
 from tritonforge.page.formats import ABSENT, number
 
 _PACKAGE = "loadtest.report"
+_LONGEST_NAME = 24  # of a run, in headings and legends
 Row = Mapping[str, Any]
 
 
 def read_sweeps(runs: Sequence[LoadRun], slo: Slo | None) -> list[Read]:
     """Every sweep of every run, with capacity and knee."""
-    found = [(run, sweep) for run in runs for sweep in sweeps(run)]
+    found = [(name, sweep) for name, run in zip(run_names(runs), runs, strict=True) for sweep in sweeps(run)]
+    kinds = len({sweep.kind for _, sweep in found}) > 1
     return [
         Read(
-            "" if len(found) == 1 else _name(runs, run, sweep.kind),
+            ", ".join(filter(None, (name, sweep.unit if kinds else ""))),
             sweep,
             slo_capacity(sweep.points, slo) if slo else None,
             find_knee(sweep.points),
         )
-        for run, sweep in found
+        for name, sweep in found
     ]
 
 
-def _name(runs: Sequence[LoadRun], run: LoadRun, kind: str) -> str:
-    """A short name that no other sweep has."""
-    parts = [run.name] if len(runs) > 1 else []
-    if [one.name for one in runs].count(run.name) > 1:
-        parts = [f"{run.name} {runs.index(run) + 1}"]
-    if len({point.kind for point in run.points}) > 1:
-        parts.append(UNITS[kind])
-    return ", ".join(parts)
+def run_names(runs: Sequence[LoadRun]) -> list[str]:
+    """Short names, no two alike; empty for a single run, which needs none."""
+    if len(runs) == 1:
+        return [""]
+    names = [run.name if len(run.name) <= _LONGEST_NAME else f"{run.name[:_LONGEST_NAME]}…" for run in runs]
+    return [f"{name} {at}" if names.count(name) > 1 else name for at, name in enumerate(names, 1)]
 
 
 def load_page(runs: Sequence[LoadRun], slo: Slo | None = None) -> str:
@@ -67,7 +67,7 @@ def load_page(runs: Sequence[LoadRun], slo: Slo | None = None) -> str:
         The page: styles and plots inside, nothing fetched from anywhere.
     """
     reads = read_sweeps(runs, slo)
-    names = {id(run): _name(runs, run, "") for run in runs}
+    named = list(zip(run_names(runs), runs, strict=True))
     return (
         environment(_PACKAGE)
         .get_template("load.html.j2")
@@ -78,12 +78,12 @@ def load_page(runs: Sequence[LoadRun], slo: Slo | None = None) -> str:
             places=list(dict.fromkeys(where_sentence(run) for run in runs)),
             tone=_tone(reads),
             tiles=_tiles(reads),
-            settings=[(names[id(run)], _facts(run), run.setting.command) for run in runs],
+            settings=[(name, _facts(run), run.setting.command) for name, run in named],
             curve=curve_plot(reads, slo),
             reads=[_read(read, number_) for number_, read in enumerate(reads)],
             levels=[plot for plot in _level_plots(reads) if plot],
-            runs=[_server(run, names[id(run)], at) for at, run in enumerate(runs)],
-            warnings=[(names[id(run)], warning) for run in runs for warning in warnings(run)],
+            runs=[_server(run, name, at) for at, (name, run) in enumerate(named)],
+            warnings=[(name, warning) for name, run in named for warning in warnings(run)],
             closed=any(read.sweep.kind in ("concurrency", "users") for read in reads),
         )
     )

@@ -105,7 +105,9 @@ def point(
     )
 
 
-def run(points: Sequence[Point], name: str = "toy", samples: Sequence[Sample] = (), **setting: Any) -> LoadRun:
+def run(
+    points: Sequence[Point], name: str = "toy", samples: Sequence[Sample] = (), **setting: Any
+) -> LoadRun:
     """A load test of these points."""
     given: dict[str, Any] = {
         "tool": "perf_analyzer",

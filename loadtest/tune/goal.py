@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -81,7 +82,7 @@ class Goal:
             value = 1000.0 / looks[0].p50_ms
             return Score(value, 0.0 if self.met_by(looks[0]) else looks[0].p99_ms / self._slo - 1.0)
         if self.slo_p99_ms is None:
-            return Score(math.exp(sum(math.log(look.items_per_second) for look in looks) / len(looks)))
+            return Score(geometric_mean([look.items_per_second for look in looks]))
         if not self.met_by(looks[0]):
             over = looks[0].p99_ms / self._slo
             return Score(looks[0].items_per_second / over, over - 1.0)

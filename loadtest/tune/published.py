@@ -20,7 +20,7 @@ from build_engines.generation.spec import settle_generator
 from build_engines.pipeline import any_context, steps_of
 from build_engines.repository.assemble import BACKENDS_FOLDER, MANIFEST, assemble, link_or_copy
 from build_engines.repository.publish import staging_folder
-from tritonforge.errors import RepositoryError
+from tritonforge.errors import RecipeError, RepositoryError, first_line
 from tritonforge.recipe import Recipe
 
 _KEY = "tune"  # in manifests: no build has it, so none takes a trial for its own
@@ -55,7 +55,10 @@ class PublishedModel:
             RecipeError: The model cannot be served so.
         """
         with staging_folder(work, "trial") as folder:
-            self.write(recipe, folder)
+            try:
+                self.write(recipe, folder)
+            except ValueError as error:  # a number that the field of a config cannot hold
+                raise RecipeError(f"cannot be written as a config: {first_line(error)}") from error
             yield folder
 
 

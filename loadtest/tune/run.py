@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +18,14 @@ from loadtest.tune.load import Load
 from loadtest.tune.published import PublishedModel, find_model_of, remove_leftovers
 from loadtest.tune.recipe_file import write_tuned
 from loadtest.tune.records import Tuning
-from loadtest.tune.search import Method, Search
+from loadtest.tune.sampler import Method
+from loadtest.tune.search import Search
 from loadtest.tune.show import row, write_page
 from loadtest.tune.space import Parameter, Value, changes, narrowed, search_space
 from loadtest.tune.validate import compare
 from tritonforge.errors import UsageError
 from tritonforge.recipe import Recipe
+from tritonforge.server.options import ENGINE_THREADS_VARIABLE
 from tritonforge.server.resources import cpu_budget
 
 _ANSWER_TOKENS = 32
@@ -109,6 +112,10 @@ def run(
     Raises:
         TritonForgeError: The recipe is not built, or its own settings cannot be served or loaded.
     """
+    if os.environ.get(ENGINE_THREADS_VARIABLE):
+        raise UsageError(
+            "it overrides the threads of every trial", where=ENGINE_THREADS_VARIABLE, mend="unset it"
+        )
     model = find_model_of(request.recipe, request.path, request.repository, request.build_root)
     space = _space(request, model)
     work = request.build_root / "tune" / model.recipe.name
@@ -127,27 +134,26 @@ def run(
         method=request.method,
         seed=request.seed,
         progress=progress,
-        done=lambda trial: told(f"{trial.number:>3}  {row(trial, tuning.trials[0].settings)}"),
+        done=lambda trial: told(
+            f"{trial.number:>3}  {row(trial, tuning.trials[0].settings, bench.goal.unit)}"
+        ),
     )
     try:
         winner = search.run()
         if winner is not None:
             tuning.winner = changes(model.recipe, winner, space)
-            tuning.importance = search.importance()
             tuning.verdict = compare(bench, winner, request.rounds, request.seed, progress)
             _write(request, outcome, model, winner, space)
         else:
-            tuning.importance = search.importance()
             outcome.lines.append(_nothing(tuning))
     except KeyboardInterrupt:
         outcome.interrupted = True
         tuning.ended = "interrupted"
-        tuning.importance = tuning.importance or search.importance()
         outcome.lines.append("interrupted: what was measured is kept, and no recipe is written")
     finally:
         tuning.save(work)
-    if tuning.trials:
-        outcome.lines.append(f"report: {write_page(tuning, work)}, trials: {work / 'trials.json'}")
+        page = write_page(tuning, work)
+    outcome.lines.append(f"report: {page}, trials: {work / 'trials.json'}")
     return outcome
 
 

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import math
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from statistics import geometric_mean
+from typing import TYPE_CHECKING, Any
 
 from loadtest.tune.anchors import Anchor, expected, spread
 from loadtest.tune.bench import Bench
 from loadtest.tune.goal import Look
 from loadtest.tune.records import AnchorRecord, Stage, Status, Trial, Tuning
-from loadtest.tune.space import Parameter, Value, apply, own_settings, signature
+from loadtest.tune.sampler import Method, Sampler
+from loadtest.tune.space import Parameter, Value, apply, changes, own_settings, signature
 from tritonforge.errors import RecipeError, TritonForgeError
 from tritonforge.recipe import Recipe
 
 if TYPE_CHECKING:
     import optuna
 
-Method = Literal["tpe", "grid"]
-
 _BLOCK = 4  # settings between two looks at the default
 _RUN_OFF = 3  # of the best are measured again
+_MATTERS = 0.05  # least share of importance
+_AS_GOOD = 0.98  # the fewer changes are worth more than the rest
 _STALE = 40  # proposals in a row that are known already: the space is used up
 _ERROR_LINES = 4
 
 
-@dataclass
+@dataclass(eq=False)
 class _Known:
-    """A setting that was proposed, by Optuna's trials that did."""
+    """A setting that was proposed, with Optuna's trials that did so."""
 
     recipe: Recipe
     proposals: list[optuna.Trial] = field(default_factory=list)
@@ -51,6 +51,7 @@ class Search:
         seed: Of the sampler and the texts.
         progress: Called with a line for the user when a server starts.
         done: Called after each trial.
+        clock: In seconds.
     """
 
     bench: Bench
@@ -62,20 +63,16 @@ class Search:
     seed: int = 0
     progress: Callable[[str], None] = lambda message: None
     done: Callable[[Trial], None] = lambda trial: None
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        """Set up the study; nothing is measured yet."""
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        startup = max(4, min(10, self.trials // 3))
-        sampler = optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=startup)
-        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        """Set up the sampler; nothing is measured yet."""
         self._default = self.bench.model.recipe
+        own = own_settings(self._default, self.space)
+        self._sampler = Sampler(self.space, own, self.trials, self.method, self.seed)
         self._known: dict[tuple[tuple[str, Value], ...], _Known] = {}
-        self._started = time.monotonic()
+        self._started = self.clock()
         self._decisive: Look | None = None
-        self._proposals = self._propose()
 
     def run(self) -> Recipe | None:
         """Search until the trials, the time or the space are used up, then measure the best again.
@@ -94,13 +91,40 @@ class Search:
                 for known in block:
                     self._tell(known)
             self.tuning.ended = self.tuning.ended or "all trials were made"
-            best = self._ranked()[:_RUN_OFF]
-            if best:
-                self._measure_block(best, "run-off", seed=self.seed + 1)
-            ranked = self._ranked()
-            return ranked[0] if ranked else None
+            self.tuning.importance = self._sampler.importance()
+            return self._run_off()
         finally:
             self._settle()
+
+    def _run_off(self) -> Recipe | None:
+        """Measure the best again with other texts, and the best without what hardly mattered to it.
+
+        The best of many is best by luck as well; and a sampler changes keys that do nothing.
+        """
+        best = [recipe for _, recipe in self._ranked()[:_RUN_OFF]]
+        if not best:
+            return None
+        plain = self._simplified(best[0])
+        if plain not in best and plain != self._default:
+            self._known.setdefault(signature(plain, self.space), _Known(plain))
+            best.append(plain)
+        if len(best) == 1:
+            return best[0]
+        self._measure_block(best, "run-off", seed=self.seed + 1)
+        ranked = self._ranked()
+        for ratio, recipe in ranked:
+            if recipe == plain and ratio > ranked[0][0] * _AS_GOOD:
+                return plain
+        return ranked[0][1] if ranked else None
+
+    def _simplified(self, recipe: Recipe) -> Recipe:
+        """The default with only those of a recipe's changes that mattered."""
+        shares = self.tuning.importance
+        changed = changes(self._default, recipe, self.space)
+        return apply(
+            self._default,
+            {key: value for key, value in changed.items() if shares.get(key, 1.0) >= _MATTERS},
+        )
 
     def _ask(self) -> list[_Known]:
         """Settings that were not tried yet, a block at most."""
@@ -108,16 +132,17 @@ class Search:
         stale = 0
         tried = sum(trial.stage == "search" for trial in self.tuning.trials) - 1
         while len(block) < min(_BLOCK, self.trials - tried) and not self._late():
-            proposal = next(self._proposals, None)
-            if proposal is None or stale == _STALE:
-                self.tuning.ended = "all settings were tried"
+            asked = self._sampler.ask() if stale < _STALE else None
+            if asked is None:
+                if not block:
+                    self.tuning.ended = "all settings were tried"
                 break
-            settings = {each.key: each.values[proposal.params[each.key]] for each in self.space}
+            proposal, settings = asked
             try:
                 recipe = apply(self._default, settings)
             except RecipeError as error:
                 self._note(self._new(settings, "failed", error.what))
-                self._study.tell(proposal, state=_state("FAIL"))
+                self._sampler.tell(proposal, None)
                 tried += 1
                 continue
             known = self._known.setdefault(signature(recipe, self.space), _Known(recipe))
@@ -132,28 +157,6 @@ class Search:
         if self._late():
             self.tuning.ended = "the time was up"
         return block
-
-    def _propose(self) -> Iterator[optuna.Trial]:
-        """Optuna's trials with their parameters, the default's first."""
-        own = own_settings(self._default, self.space)
-        self._study.enqueue_trial({each.key: each.values.index(own[each.key]) for each in self.space})
-        for point in self._grid() if self.method == "grid" else iter(dict, None):
-            if point:
-                self._study.enqueue_trial(point)
-            trial = self._study.ask()
-            for each in self.space:
-                trial.suggest_int(each.key, 0, len(each.values) - 1)
-            yield trial
-
-    def _grid(self) -> Iterator[dict[str, int]]:
-        """Points of the grid in random order, after one place for the default; it is never all in memory."""
-        yield {}
-        size = math.prod(len(each.values) for each in self.space)
-        for number in random.Random(self.seed).sample(range(size), min(size, 20 * self.trials)):
-            point = {}
-            for each in self.space:
-                number, point[each.key] = divmod(number, len(each.values))
-            yield point
 
     def _measure_block(
         self,
@@ -173,7 +176,7 @@ class Search:
         self._anchor()
 
     def _measure(self, recipe: Recipe, stage: Stage, seed: int) -> Trial:
-        start = time.monotonic()
+        start = self.clock()
         trial = self._new(own_settings(recipe, self.space), "measured")
         trial.stage = stage
         self.progress(f"trial {trial.number} ({stage}): {describe(self._default, recipe, self.space)}")
@@ -191,18 +194,24 @@ class Search:
                 trial.score = score.value
             elif self._decisive is not None:
                 trial.ratio = self.bench.goal.ratio(looks[0], self._decisive)
-        now = time.monotonic()
+        now = self.clock()
         trial.at, trial.seconds = (start + now) / 2 - self._started, now - start
         return trial
 
     def _anchor(self) -> None:
         """Measure the default; the first time it is trial 0 as well."""
         self.progress("the default")
-        start = time.monotonic()
-        looks, _ = self.bench.measure(self._default, self.seed, None)
+        start = self.clock()
+        try:
+            looks, _ = self.bench.measure(self._default, self.seed, None)
+        except TritonForgeError:
+            if not self.tuning.anchors:
+                raise
+            start = self.clock()  # it could be served before, so once more
+            looks, _ = self.bench.measure(self._default, self.seed, None)
         score = self.bench.goal.score(looks)
         self._decisive = self.bench.goal.decisive(looks)
-        now = time.monotonic()
+        now = self.clock()
         at = (start + now) / 2 - self._started
         self.tuning.anchors.append(
             AnchorRecord(at=at, score=score.value, violation=score.violation, looks=looks)
@@ -232,53 +241,30 @@ class Search:
         self.tuning.save(self.bench.work)
 
     def _tell(self, known: _Known) -> None:
-        """Give Optuna what came of a setting, once for each time that it proposed it."""
-        trial = known.trial
+        """Give the sampler what came of a setting, once for each time that it proposed it."""
         for proposal in known.proposals:
-            if trial is None or trial.status == "failed":
-                self._study.tell(proposal, state=_state("FAIL"))
-                continue
-            proposal.set_constraint("slo", trial.violation)
-            if trial.status == "pruned":
-                proposal.report(trial.ratio or 0.0, 0)
-                self._study.tell(proposal, state=_state("PRUNED"))
-            else:
-                self._study.tell(proposal, trial.ratio)
+            self._sampler.tell(proposal, known.trial)
         known.proposals.clear()
 
-    def _ranked(self) -> list[Recipe]:
-        """What meets the SLO and seems better than the default in all its trials, the best first."""
+    def _ranked(self) -> list[tuple[float, Recipe]]:
+        """What meets the SLO and seems better than the default in all its trials, with ratios, best first."""
+        trials: dict[Any, list[Trial]] = {}
+        for trial in self.tuning.trials:
+            if trial.ratio is not None:
+                key = signature(apply(self._default, trial.settings), self.space)
+                trials.setdefault(key, []).append(trial)
         found = []
-        for key, known in self._known.items():
-            trials = [
-                trial
-                for trial in self.tuning.trials
-                if trial.ratio is not None
-                and signature(apply(self._default, trial.settings), self.space) == key
-            ]
-            if not trials or any(trial.status != "measured" or trial.violation for trial in trials):
+        for key, of_one in trials.items():
+            if any(trial.status != "measured" or trial.violation for trial in of_one):
                 continue
-            ratio = math.exp(sum(math.log(trial.ratio or 0.0) for trial in trials) / len(trials))
-            if ratio > 1.0 and known.recipe != self._default:
-                found.append((ratio, known.recipe))
-        return [recipe for _, recipe in sorted(found, key=lambda pair: -pair[0])]
-
-    def importance(self) -> dict[str, float]:
-        """How much each key had to do with the result, shares of 1, the greatest first; empty if unknown.
-
-        PED-ANOVA, Watanabe et al. 2023: which values the better settings have in common.
-        """
-        import optuna
-
-        try:
-            return optuna.importance.get_param_importances(
-                self._study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
-            )
-        except (ValueError, RuntimeError):  # too few trials, or all alike
-            return {}
+            ratio = geometric_mean([trial.ratio or 0.0 for trial in of_one])
+            recipe = self._known[key].recipe
+            if ratio > 1.0 and recipe != self._default:
+                found.append((ratio, recipe))
+        return sorted(found, key=lambda pair: -pair[0])
 
     def _new(self, settings: dict[str, Value], status: Status, error: str | None = None) -> Trial:
-        at = time.monotonic() - self._started
+        at = self.clock() - self._started
         number = len(self.tuning.trials)
         return Trial(number=number, settings=settings, status=status, at=at, seconds=0.0, error=error)
 
@@ -288,7 +274,7 @@ class Search:
         self.done(trial)
 
     def _late(self) -> bool:
-        return time.monotonic() - self._started > self.timeout
+        return self.clock() - self._started > self.timeout
 
 
 def describe(default: Recipe, recipe: Recipe, space: Sequence[Parameter]) -> str:
@@ -302,9 +288,3 @@ def show(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _state(name: str) -> optuna.trial.TrialState:
-    import optuna
-
-    return optuna.trial.TrialState[name]

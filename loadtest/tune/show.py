@@ -23,7 +23,7 @@ def summary(tuning: Tuning, most: int | None = _SHOWN) -> RenderableType:
     parts: list[RenderableType] = [_trials(tuning, most), Text(_counts(tuning))]
     if tuning.importance:
         shares = (f"{key} {share:.0%}" for key, share in tuning.importance.items() if share >= 0.005)
-        parts.append(Text(f"what mattered (PED-ANOVA): {', '.join(shares)}"))
+        parts.append(Text(f"what mattered (fANOVA): {', '.join(shares)}"))
     if tuning.verdict:
         parts += [Text(), _verdict(tuning.verdict)]
     return Group(*parts)
@@ -48,10 +48,12 @@ def write_page(tuning: Tuning, folder: Path) -> Path:
     return path
 
 
-def row(trial: Trial, default: dict[str, object]) -> str:
+def row(trial: Trial, default: dict[str, object], unit: str) -> str:
     """One line for a trial that has just ended."""
     if trial.status == "failed":
         return f"failed: {(trial.error or '').splitlines()[0]}"
+    if not trial.number:
+        return f"the default: {trial.score:.1f} {unit}"
     told = f"{_settings(trial, default)}: {trial.ratio:.2f} of the default" if trial.ratio else ""
     return f"{told}, given up after a first look" if trial.status == "pruned" else told
 

@@ -136,12 +136,14 @@ def _run_shown(request: Request) -> Outcome:
     before = request.path.read_text(encoding="utf-8")
     with err_console.status("resolve") as status:
         outcome = run(
-            request, progress=status.update, told=lambda line: err_console.print(line, highlight=False)
+            request,
+            progress=status.update,
+            told=lambda line: err_console.print(line, markup=False, highlight=False),
         )
     if outcome.tuning.trials:
         console.print(summary(outcome.tuning))
     for line in outcome.lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if outcome.tuning.written is not None:
         after = Path(outcome.tuning.written).read_text(encoding="utf-8")
         names = (str(request.path), outcome.tuning.written)

@@ -19,6 +19,7 @@ from tritonforge.cli.estimate import estimate
 from tritonforge.cli.gateway import app as gateway_app
 from tritonforge.cli.predict import predict
 from tritonforge.cli.serve import serve
+from tritonforge.cli.trace import trace
 from tritonforge.cli.tune import tune
 from tritonforge.cli.validate import validate
 from tritonforge.console import err_console, print_json
@@ -37,6 +38,7 @@ app.command()(tune)
 app.command()(estimate)
 app.command()(serve)
 app.command()(predict)
+app.command()(trace)
 app.command()(chat)
 app.add_typer(gateway_app, name="gateway")
 app.command()(doctor)

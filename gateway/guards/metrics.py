@@ -17,6 +17,9 @@ LIMITED = Counter(
     "Requests refused by a limit of their caller over all replicas",
     ("limit",),
 )
+for _counter, _values in ((REDIS_ERRORS, ("timeout", "error")), (LIMITED, ("requests", "tokens"))):
+    for _value in _values:
+        _counter.labels(_value)  # 0 from the start: the first is an increase too
 SCREENED = Counter(
     "tritonforge_gateway_screened_requests_total",
     "Requests refused because a text matched the denied pattern of this index",

@@ -10,6 +10,8 @@ from observability.dashboards.promql import or_zero, quantile, rate, share, tota
 
 _DOOR = f'{INSTANCE}, envoy_http_conn_manager_prefix="door"'
 _FACADE = "tritonforge_gateway_shared_limits_down"
+_ROUTES = f'{INSTANCE}, method!~"/internal/.+|/health|/ready"'
+_DAY_S = 86400
 _DURATION = "tritonforge_gateway_request_duration_seconds"
 
 
@@ -78,10 +80,12 @@ def _now() -> tuple[Panel, ...]:
         ),
         number(
             "Certificate ends in",
-            "The first to expire of the door's and its client authorities; billions: there is none.",
-            "d",
-            query(f"min (envoy_server_days_until_first_cert_expiring{{{INSTANCE}}})"),
-            levels=levels(21, 7),
+            "Of the door, the first to expire. No data: no TLS.",
+            "s",
+            query(
+                f"min (envoy_listener_ssl_certificate_expiration_unix_time_seconds{{{INSTANCE}}}) - time()"
+            ),
+            levels=levels(21 * _DAY_S, 7 * _DAY_S),
         ),
     )
 
@@ -102,13 +106,13 @@ def _callers() -> tuple[Panel, ...]:
             "Requests by route and code",
             "Of the facade's APIs. KServe v2 goes past it: see the servers.",
             "reqps",
-            query(rate(f"{_DURATION}_count", INSTANCE, by="method, code"), "{{method}} {{code}}"),
+            query(rate(f"{_DURATION}_count", _ROUTES, by="method, code"), "{{method}} {{code}}"),
         ),
         series(
             "Latency by route",
             "In the facade, the servers included. Points are single requests with a trace.",
             "s",
-            query(quantile(_DURATION, INSTANCE, by="method"), "{{method}}", exemplars=True),
+            query(quantile(_DURATION, _ROUTES, by="method"), "{{method}} p$percentile", exemplars=True),
         ),
         series(
             "Refused for want of rights",
@@ -152,6 +156,21 @@ def _facade() -> tuple[Panel, ...]:
             "Requests and sockets that the facade works on.",
             "none",
             query(total("tritonforge_gateway_requests_in_flight", INSTANCE, by="protocol"), "{{protocol}}"),
+        ),
+        linked(
+            series(
+                "Requests by model and end",
+                "ok, or the code of the error, as callers got it.",
+                "reqps",
+                query(
+                    rate("tritonforge_gateway_model_requests_total", INSTANCE, by="model, code"),
+                    "{{model}} {{code}}",
+                ),
+            ),
+            "Model ${__field.labels.model}",
+            "model",
+            "model",
+            "model",
         ),
         linked(
             series(

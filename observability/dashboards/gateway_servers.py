@@ -8,6 +8,8 @@ from observability.dashboards.promql import rate, total
 INSTANCE = 'instance=~"$instance"'
 SERVERS = f'{INSTANCE}, envoy_cluster_name=~".+/.+/(http|grpc)"'
 """The servers of a pool in one region are a cluster, ``POOL/REGION/PROTOCOL``."""
+_POOLS = f'{INSTANCE}, envoy_cluster_name=~"[^/]+/(http|grpc)(/overflow)?", envoy_cluster_name!~"facade/.+"'
+"""Over these lies ``POOL/PROTOCOL``, which counts what concerns whole requests: codes, retries, timeouts."""
 _CLUSTER = "envoy_cluster_name"
 _OPEN = mapping(closed=(0, "green"), open=(1, "red"))
 
@@ -37,7 +39,7 @@ def servers() -> tuple[Panel, ...]:
             query(
                 rate(
                     "envoy_cluster_upstream_rq",
-                    f'{INSTANCE}, envoy_cluster_name=~"[^/]+/(http|grpc)", envoy_cluster_name!~"facade/.+"',
+                    _POOLS,
                     by=f"{_CLUSTER}, envoy_response_code",
                 ),
                 "{{envoy_cluster_name}} {{envoy_response_code}}",
@@ -106,9 +108,9 @@ def breakers_and_retries() -> tuple[Panel, ...]:
             "Retries",
             "Tries that were repeated, that succeeded then, and that the bound of retries forbade.",
             "cps",
-            query(rate("envoy_cluster_upstream_rq_retry", SERVERS), "repeated"),
-            query(rate("envoy_cluster_upstream_rq_retry_success", SERVERS), "succeeded"),
-            query(rate("envoy_cluster_upstream_rq_retry_overflow", SERVERS), "forbidden"),
+            query(rate("envoy_cluster_upstream_rq_retry", _POOLS), "repeated"),
+            query(rate("envoy_cluster_upstream_rq_retry_success", _POOLS), "succeeded"),
+            query(rate("envoy_cluster_upstream_rq_retry_overflow", _POOLS), "forbidden"),
         ),
         series(
             "Refused by breakers (503)",
@@ -132,7 +134,7 @@ def breakers_and_retries() -> tuple[Panel, ...]:
             "Timeouts",
             "Whole requests, and single tries.",
             "cps",
-            query(rate("envoy_cluster_upstream_rq_timeout", SERVERS), "requests"),
-            query(rate("envoy_cluster_upstream_rq_per_try_timeout", SERVERS), "tries"),
+            query(rate("envoy_cluster_upstream_rq_timeout", _POOLS), "requests"),
+            query(rate("envoy_cluster_upstream_rq_per_try_timeout", _POOLS), "tries"),
         ),
     )

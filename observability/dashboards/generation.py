@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.builders import prometheus
+
 from observability.dashboards.board import Board, choice, percentile
 from observability.dashboards.panels import Panel, distribution, levels, number, query, series
 from observability.dashboards.promql import quantile, rate, share, total
 
 _METRIC = "tritonforge_generation_"
 _MODEL = 'instance=~"$instance", model=~"$model"'
-_GATEWAY = "tritonforge_gateway_time_to_first_token_seconds"
+_GATEWAY = "tritonforge_gateway_"
+_ASKED = 'model=~"$model"'
 
 
 def board() -> Board:
@@ -81,61 +84,56 @@ def _latency() -> tuple[Panel, ...]:
             "First token, by model",
             "From arrival at the server, queue included.",
             "s",
-            query(
-                quantile(f"{_METRIC}time_to_first_token_seconds", _MODEL, by="model"),
-                "{{model}} p$percentile",
-            ),
-            query(
-                quantile(f"{_METRIC}time_to_first_token_seconds", _MODEL, by="model", q="0.5"),
-                "{{model}} p0.5",
-            ),
-        ),
-        series(
-            "First token, as the gateway sees it",
-            "From asking the server to the first part of its answer: the path between is the difference. "
-            "Points are single requests with a trace.",
-            "s",
-            query(
-                quantile(_GATEWAY, 'model=~"$model"', by="model"),
-                "{{model}} p$percentile",
-                exemplars=True,
-            ),
-            query(quantile(_GATEWAY, 'model=~"$model"', by="model", q="0.5"), "{{model}} p0.5"),
+            *_quantiles(f"{_METRIC}time_to_first_token_seconds", _MODEL),
         ),
         series(
             "Between tokens, by model",
             "Mean time between the tokens of a request. Grows with the sequences that share a step.",
             "s",
-            query(
-                quantile(f"{_METRIC}time_per_output_token_seconds", _MODEL, by="model"),
-                "{{model}} p$percentile",
-            ),
-            query(
-                quantile(f"{_METRIC}time_per_output_token_seconds", _MODEL, by="model", q="0.5"),
-                "{{model}} p0.5",
-            ),
+            *_quantiles(f"{_METRIC}time_per_output_token_seconds", _MODEL),
         ),
         series(
             "Wait for a place, by model",
             "From arrival to the engine: the part of the first token's time that more servers cure.",
             "s",
-            query(quantile(f"{_METRIC}queue_time_seconds", _MODEL, by="model"), "{{model}} p$percentile"),
-            query(quantile(f"{_METRIC}queue_time_seconds", _MODEL, by="model", q="0.5"), "{{model}} p0.5"),
+            *_quantiles(f"{_METRIC}queue_time_seconds", _MODEL),
+        ),
+        series(
+            "First token, at the gateway",
+            "From asking the server to the first part of its answer: the way between is the difference. "
+            "Points are single requests with a trace.",
+            "s",
+            *_quantiles(f"{_GATEWAY}time_to_first_token_seconds", _ASKED, exemplars=True),
+        ),
+        series(
+            "Between tokens, at the gateway",
+            "Of streamed answers, as callers get them.",
+            "s",
+            *_quantiles(f"{_GATEWAY}time_per_output_token_seconds", _ASKED, exemplars=True),
         ),
         series(
             "Whole request, by model",
             "From arrival to the last token: as much a matter of lengths as of speed.",
             "s",
-            query(
-                quantile(f"{_METRIC}request_duration_seconds", _MODEL, by="model"),
-                "{{model}} p$percentile",
-            ),
+            *_quantiles(f"{_METRIC}request_duration_seconds", _MODEL),
         ),
         distribution(
             "First token, distribution",
             "Requests a second in each bucket. Two bands are two kinds of requests, such as prefix hits.",
             "s",
             query(rate(f"{_METRIC}time_to_first_token_seconds_bucket", _MODEL, by="le")),
+        ),
+        distribution(
+            "Tokens of a prompt, distribution",
+            "Requests a second in each bucket, at the gateway.",
+            "none",
+            query(rate(f"{_GATEWAY}request_tokens_bucket", f'{_ASKED}, kind="prompt"', by="le")),
+        ),
+        distribution(
+            "Tokens of an answer, distribution",
+            "Requests a second in each bucket, at the gateway.",
+            "none",
+            query(rate(f"{_GATEWAY}request_tokens_bucket", f'{_ASKED}, kind="completion"', by="le")),
         ),
     )
 
@@ -203,4 +201,12 @@ def _capacity() -> tuple[Panel, ...]:
                 "{{model}}",
             ),
         ),
+    )
+
+
+def _quantiles(histogram: str, labels: str, *, exemplars: bool = False) -> tuple[prometheus.Dataquery, ...]:
+    """The chosen percentile and the median of each model."""
+    return (
+        query(quantile(histogram, labels, by="model"), "{{model}} p$percentile", exemplars=exemplars),
+        query(quantile(histogram, labels, by="model", q="0.5"), "{{model}} p0.5"),
     )

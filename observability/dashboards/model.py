@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from observability.dashboards.board import Board, choice, percentile
 from observability.dashboards.panels import Panel, distribution, levels, number, query, series
-from observability.dashboards.promql import or_zero, rate, share, total
+from observability.dashboards.promql import or_zero, quantile, rate, share, total
 
 _MODEL = 'instance=~"$instance", model=~"$model"'
+_ASKED = 'model=~"$model"'
+"""Recorded rules and the gateway's metrics know no server."""
 _TRITON = "nv_inference_count"
+_ENDS = "tritonforge_gateway_model_requests_total"
 _STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -27,6 +30,7 @@ def board() -> Board:
         .row("Latency", *_latency())
         .row("Batches", *_batches())
         .row("Work", *_work())
+        .row("Processes", *_processes())
     )
 
 
@@ -40,15 +44,9 @@ def _now() -> tuple[Panel, ...]:
         ),
         number(
             "Failed",
-            "Share of requests that ended in an error, whoever's fault.",
+            "Share of requests at the gateways that ended in an error, whoever's fault.",
             "percentunit",
-            query(
-                share(
-                    rate("nv_inference_request_failure", _MODEL),
-                    f"({rate('nv_inference_request_success', _MODEL)} "
-                    f"+ {rate('nv_inference_request_failure', _MODEL)})",
-                )
-            ),
+            query(share(rate(_ENDS, f'{_ASKED}, code!="ok"'), rate(_ENDS, _ASKED))),
             levels=levels(0.001, 0.01),
             decimals=2,
         ),
@@ -95,9 +93,17 @@ def _requests() -> tuple[Panel, ...]:
             query(rate("nv_inference_request_success", _MODEL, by="model"), "{{model}}"),
         ),
         series(
-            "Failed, by reason",
-            "REJECTED: the queue was full or the request too old. CANCELED: the caller left. BACKEND: the "
-            "model said no or broke. OTHER: an ensemble whose part failed.",
+            "Ends at the gateway, by model and code",
+            "ok, or the code of the error as callers got it.",
+            "reqps",
+            query(rate(_ENDS, _ASKED, by="model, code"), "{{model}} {{code}}"),
+            stacked=True,
+        ),
+        series(
+            "Failed in Triton, by reason",
+            "REJECTED: the queue was full or the request too old. CANCELED: the caller left. BACKEND: an "
+            "execution broke. OTHER: an ensemble whose part failed. What a Python model answers to one "
+            "request as its error is not counted here, but by the gateway.",
             "reqps",
             query(rate("nv_inference_request_failure", _MODEL, by="model, reason"), "{{model}} {{reason}}"),
         ),
@@ -118,9 +124,33 @@ def _requests() -> tuple[Panel, ...]:
 def _latency() -> tuple[Panel, ...]:
     return (
         series(
+            "At the gateway",
+            "From asking for an answer to its end, computed or kept, over all gateways. Points are "
+            "requests with a trace.",
+            "s",
+            query(
+                quantile("tritonforge_gateway_model_duration_seconds", _ASKED, by="model"),
+                "{{model}} p$percentile",
+                exemplars=True,
+            ),
+            query(quantile("tritonforge_gateway_model_duration_seconds", _ASKED, q="0.5"), "p0.5"),
+        ),
+        series(
+            "One call to the servers",
+            "Of encoders, over all gateways: the way there, Triton's queue and computation. What it lacks "
+            "to the panel before is the gateway's own.",
+            "s",
+            query(
+                quantile("tritonforge_gateway_server_duration_seconds", _ASKED, by="model"),
+                "{{model}} p$percentile",
+                exemplars=True,
+            ),
+            query(quantile("tritonforge_gateway_server_duration_seconds", _ASKED, q="0.5"), "p0.5"),
+        ),
+        series(
             "Mean time by stage",
-            "Of a request, over the chosen models: queue, inputs, computation, outputs. Growing queue: "
-            "add servers or instances; growing computation: look at batches and lengths.",
+            "In Triton, of a request to one of the chosen models: queue, inputs, computation, outputs. "
+            "Growing queue: add servers or instances; growing computation: look at batches and lengths.",
             "µs",
             *(
                 query(
@@ -135,24 +165,22 @@ def _latency() -> tuple[Panel, ...]:
             stacked=True,
         ),
         series(
-            "Whole request, quantile of one server",
-            "Triton's own summary, of each server by itself: quantiles of several cannot be merged. "
-            "The gateway's histograms can.",
+            "Request in Triton, slowest server",
+            "Triton's own summary, of each server by itself: quantiles of several cannot be merged.",
             "µs",
-            query(
-                f'max by (model) (nv_inference_request_summary_us{{{_MODEL}, quantile="$percentile"}} >= 0)',
-                "{{model}} p$percentile, slowest server",
-            ),
+            query(_slowest("nv_inference_request_summary_us"), "{{model}} p$percentile"),
         ),
         series(
-            "Computation, quantile of one server",
-            "Of the engine and tokenizer proper, by Triton's summary.",
+            "Queue in Triton, slowest server",
+            "The same of the wait for an instance.",
             "µs",
-            query(
-                f"max by (model) (nv_inference_compute_infer_summary_us"
-                f'{{{_MODEL}, quantile="$percentile"}} >= 0)',
-                "{{model}} p$percentile, slowest server",
-            ),
+            query(_slowest("nv_inference_queue_summary_us"), "{{model}} p$percentile"),
+        ),
+        series(
+            "Computation in Triton, slowest server",
+            "The same of the model's own work.",
+            "µs",
+            query(_slowest("nv_inference_compute_infer_summary_us"), "{{model}} p$percentile"),
         ),
     )
 
@@ -160,8 +188,42 @@ def _latency() -> tuple[Panel, ...]:
 def _batches() -> tuple[Panel, ...]:
     return (
         series(
-            "Texts an execution, by model",
-            "Mean batch that the scheduler made.",
+            "Texts an execution, p50 and p95",
+            "Half of the engine's executions had at most p50, nearly all at most p95; over all servers.",
+            "none",
+            query(f"model:execution_sequences:p50_rate5m{{{_ASKED}}}", "{{model}} p50"),
+            query(f"model:execution_sequences:p95_rate5m{{{_ASKED}}}", "{{model}} p95"),
+        ),
+        distribution(
+            "Texts an execution, all sizes",
+            "Executions a second in each bucket. All in the lowest under load: the queue delay is too short.",
+            "none",
+            query(rate("tritonforge_execution_sequences_bucket", _MODEL, by="le")),
+        ),
+        distribution(
+            "Tokens a run, distribution",
+            "Runs a second in each bucket: what the packed batches of the engine come to. All in the "
+            "highest: the token budget is the limit.",
+            "none",
+            query(rate("tritonforge_run_tokens_bucket", _MODEL, by="le")),
+        ),
+        series(
+            "Requests an execution",
+            "What Triton's scheduler put together; a request may hold several texts.",
+            "none",
+            query(f"model:execution_requests:p50_rate5m{{{_ASKED}}}", "{{model}} p50"),
+            query(f"model:execution_requests:p95_rate5m{{{_ASKED}}}", "{{model}} p95"),
+        ),
+        series(
+            "Padding avoided",
+            "Share of tokens that padding to a rectangle would have added, and packing did not compute.",
+            "percentunit",
+            query(f"model:padding_avoided:ratio_rate5m{{{_ASKED}}}", "{{model}}"),
+            most=1,
+        ),
+        series(
+            "Texts an inference, mean",
+            "By Triton's counts, which every kind of model has.",
             "none",
             query(
                 share(
@@ -170,27 +232,6 @@ def _batches() -> tuple[Panel, ...]:
                 ),
                 "{{model}}",
             ),
-        ),
-        distribution(
-            "Tokens a run, distribution",
-            "Runs a second in each bucket: what the packed batches of the engine come to. All in the lowest: "
-            "there is nothing to batch; all in the highest: the token budget is the limit.",
-            "none",
-            query(rate("tritonforge_run_tokens_bucket", _MODEL, by="le")),
-        ),
-        series(
-            "Padding avoided",
-            "Share of tokens that padding to a rectangle would have added, and packing did not compute.",
-            "percentunit",
-            query(
-                share(
-                    rate("tritonforge_padding_avoided_tokens_total", _MODEL, by="model"),
-                    f"({rate('tritonforge_padding_avoided_tokens_total', _MODEL, by='model')} "
-                    f"+ {rate('tritonforge_tokens_total', _MODEL, by='model')})",
-                ),
-                "{{model}}",
-            ),
-            most=1,
         ),
     )
 
@@ -211,10 +252,63 @@ def _work() -> tuple[Panel, ...]:
             query(total("nv_inference_pending_request_count", _MODEL, by="model"), "{{model}}"),
         ),
         series(
-            "Busy",
-            "Seconds of computation a second, over all servers: at the number of instances times servers a "
-            "model is full.",
+            "Busy, by server",
+            "Share of the time in which an instance executes. 1: saturated.",
+            "percentunit",
+            query(f"instance_model:busy:ratio_rate5m{{{_MODEL}}}", "{{model}} {{instance}}"),
+            most=1,
+            levels=levels(0.8, 0.95),
+        ),
+        series(
+            "Answers from the gateway's memory",
+            "Questions of any model that were answered from memory, computed, or joined to a computation.",
+            "reqps",
+            query(rate("tritonforge_gateway_answers_total", by="from"), "{{from}}"),
+            stacked=True,
+        ),
+        series(
+            "Triton's response cache",
+            "Of models that have one, 0 otherwise.",
+            "reqps",
+            query(or_zero(rate("nv_cache_num_hits_per_model", _MODEL), _TRITON), "hits"),
+            query(or_zero(rate("nv_cache_num_misses_per_model", _MODEL), _TRITON), "misses"),
+        ),
+        series(
+            "Cost of 1,000 requests",
+            "By the price of a server in settings.yml and the model's share of the CPU time, parts included.",
             "none",
-            query(f"{rate('nv_inference_compute_infer_duration_us', _MODEL, by='model')} / 1e6", "{{model}}"),
+            query('served:cost_per_1000_requests:rate5m{served=~"$model"}', "{{served}}"),
         ),
     )
+
+
+def _processes() -> tuple[Panel, ...]:
+    return (
+        series(
+            "Stub restarts in an hour",
+            "Loads of a model because its process died. Any is a defect, or memory: see the server's log.",
+            "none",
+            query(f"model:stub_restarts:increase1h{{{_ASKED}}}", "{{model}}"),
+            levels=levels(1, 3),
+        ),
+        series(
+            "Memory of stubs",
+            "Resident, of each model's processes. Generators hold their KV cache there.",
+            "bytes",
+            query(
+                total("tritonforge_stub_resident_memory_bytes", _MODEL, by="model, instance"),
+                "{{model}} {{instance}}",
+            ),
+        ),
+        series(
+            "CPU of stubs",
+            "Cores in use by each model's processes.",
+            "none",
+            query(rate("tritonforge_stub_cpu_seconds_total", _MODEL, by="model"), "{{model}}"),
+        ),
+    )
+
+
+def _slowest(summary: str) -> str:
+    """The greatest quantile of any server; the comparison drops those that had no request of late."""
+    return f'max by (model) ({summary}{{{_MODEL}, quantile="$percentile"}} >= 0)'

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from grafana_foundation_sdk.builders import (
-    bargauge,
     common,
     dashboard,
     heatmap,
@@ -21,9 +20,7 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 Panel = Builder[models.Panel]
-AnyPanel = TypeVar(
-    "AnyPanel", timeseries.Panel, stat.Panel, heatmap.Panel, bargauge.Panel, statetimeline.Panel
-)
+AnyPanel = TypeVar("AnyPanel", timeseries.Panel, stat.Panel, heatmap.Panel, statetimeline.Panel)
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 HEIGHT, LOW = 8, 4
@@ -107,17 +104,6 @@ def number(
     )
     panel.thresholds(levels or _levels(()))
     return panel if decimals is None else panel.decimals(decimals)
-
-
-def bars(
-    title: str, description: str, unit: str, target: prometheus.Dataquery, *, width: int = 8
-) -> bargauge.Panel:
-    """The last value of each series as a bar."""
-    panel = _common(bargauge.Panel(), title, description, unit, [target], width, HEIGHT)
-    panel.orientation(looks.VizOrientation.HORIZONTAL).min(0)
-    panel.display_mode(looks.BarGaugeDisplayMode.BASIC)
-    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-    return panel.thresholds(_levels(()))
 
 
 def distribution(

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 _INTERVAL_S = 2.0
+_OURS = logging.getLogger("tritonforge")
 
 
 def level_of(settings: Mapping[str, Any]) -> int:
@@ -59,4 +60,7 @@ class LevelFollower:
             settings = self._client.get("/v2/logging").raise_for_status().json()
         except (httpx.HTTPError, ValueError):
             return
-        logging.getLogger("tritonforge").setLevel(level_of(settings))
+        level = level_of(settings)
+        if level != _OURS.level:
+            _OURS.setLevel(level)
+            _OURS.debug("the log level is Triton's: %s", logging.getLevelName(level))

@@ -87,6 +87,12 @@ def test_tokens_and_keys_open_the_door_until_revoked(
     assert status() == 401
     assert status(authorization=f"Bearer {token}") == 200
     assert status(**{"x-api-key": made["key"]}) == 200
+    quieter = json.loads(run("log-level", "error", "--run-folder", where["run_folder"], "--json").stdout)
+    assert quieter["levels"] == {"facade": "error", "supervisor": "error", "envoy": "warning"}
+    shown = run("log-level", "--run-folder", where["run_folder"]).stdout.split()
+    assert shown == ["facade", "error", "supervisor", "error", "envoy", "warning"]
+    wrong = run("log-level", "loud", "--run-folder", where["run_folder"])
+    assert (wrong.returncode, "levels debug, info, warning, error" in wrong.stderr) == (2, True)
     listed = run("keys", "list", *at)
     assert made["id"] in listed.stdout and made["key"] not in listed.stdout
     assert run("keys", "revoke", *at, made["id"]).returncode == 0

@@ -103,8 +103,25 @@ def test_a_killed_stub_is_brought_back_and_said_so(start: Start, tmp_path: Path)
     deadline = time.monotonic() + 15
     while not generate(ready, "front", "again").is_success:
         assert time.monotonic() < deadline
-    log = (tmp_path / "serve.log").read_text()
-    assert f"stub of model 'slow' (pid {stub.pid}) was killed by SIGKILL; reloading the model" in log
+    # Standard error is no terminal here: every line of it is an event.
+    lines = [json.loads(line) for line in (tmp_path / "serve.log").read_text().splitlines()]
+    (said,) = [line for line in lines if line["component"] == "serve" and str(stub.pid) in line["event"]]
+    assert (
+        f"stub of model 'slow' (pid {stub.pid}) was killed by SIGKILL; reloading the model" in said["event"]
+    )
+    assert {"time", "level", "component", "logger", "event"} <= set(said)
+    assert {line["component"] for line in lines} >= {"triton", "serve"}
+
+
+def test_one_switch_sets_the_level_of_triton_and_of_serve(start: Start, tmp_path: Path) -> None:
+    _, ready = start("--load", "slow", "--log-format", "text")
+    log, deadline = tmp_path / "serve.log", time.monotonic() + 30
+    wanted = ("HTTP request", "tritonforge DEBUG")
+    assert not any(words in log.read_text() for words in wanted)
+    httpx.post(f"{ready['http']}/v2/logging", json={"log_verbose_level": 1}, trust_env=False)
+    while not all(words in log.read_text() for words in wanted):
+        assert time.monotonic() < deadline, log.read_text()[-2000:]
+        time.sleep(0.1)
 
 
 def test_a_server_that_dies_is_an_error(start: Start, tmp_path: Path) -> None:

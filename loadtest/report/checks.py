@@ -26,7 +26,7 @@ def warnings(run: LoadRun) -> list[str]:
     points = [point for sweep in sweeps(run) for point in sweep.points]
     return [
         *_failures(points),
-        *(f"{level(p)} is left out of capacity and knee: {why}." for p in points if (why := unsound(p))),
+        *_left_out(points),
         *_client(run, points),
         *_little(points),
         *_undelivered(points),
@@ -51,6 +51,12 @@ def _failures(points: Sequence[Point]) -> Iterator[str]:
         )
     if len(failing) > 4:
         yield f"Requests failed at {_named(failing[4:])} too."
+
+
+def _left_out(points: Sequence[Point]) -> Iterator[str]:
+    for reason in dict.fromkeys(why for point in points if (why := unsound(point))):
+        named = _named([point for point in points if unsound(point) == reason])
+        yield f"Left out of capacity and knee: {named}. There {reason}."
 
 
 def concurrency_by_little(point: Point) -> float | None:

@@ -75,7 +75,7 @@ def test_failures_and_what_is_left_out() -> None:
     failing = closed(errors=300, error_kinds={"deadline exceeded": 290, "reset": 10}, stable=False)
     said = warnings(run([failing]))
     assert said[0].startswith("2.48% of the requests failed at concurrency 8 (most often: deadline exceeded)")
-    assert said[1] == "concurrency 8 is left out of capacity and knee: the tool found it not steady."
+    assert said[1] == "Left out of capacity and knee: concurrency 8. There the tool found it not steady."
 
 
 def test_few_requests_make_no_tail() -> None:

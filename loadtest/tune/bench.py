@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from loadtest.tune.goal import Goal, Look
@@ -14,6 +15,7 @@ from tritonforge.recipe import Recipe
 from tritonforge.server import ServerOptions, TritonServer
 
 _FIRST_LOOK_S = 1.0  # or as long as a level, if that is shorter
+_SEEDS = 100  # of each measurement
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,24 @@ class Bench:
         """
         with self._served(recipe) as server:
             level = self.goal.levels[-1] if decisive is None else decisive.level
-            first = self.load(server, level, seconds=min(_FIRST_LOOK_S, self.seconds), seed=seed)
+            # Other texts for each look, or a generator would know the prompts' beginnings.
+            seeds = count(_SEEDS * seed)
+            first = self.load(server, level, seconds=min(_FIRST_LOOK_S, self.seconds), seed=next(seeds))
             if decisive is not None and self.goal.hopeless(first, decisive):
                 return [first], False
             looks = []
             for level in self.goal.levels:
-                looks.append(self.load(server, level, seconds=self.seconds, seed=seed))
+                looks.append(self.load(server, level, seconds=self.seconds, seed=next(seeds)))
                 if not self.goal.met_by(looks[-1]):
                     break
             return looks, True
 
     @contextmanager
     def _served(self, recipe: Recipe) -> Iterator[TritonServer]:
-        options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, exit_timeout_s=5)
+        # Without a response cache: texts that come again would be answered from it.
+        options = ServerOptions(
+            http_port=0, grpc_port=0, metrics_port=0, exit_timeout_s=5, cache_size_bytes=0
+        )
         with (
             self.model.repository(recipe, self.work) as repository,
             (self.work / "server.log").open("wb") as log,

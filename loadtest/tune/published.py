@@ -38,6 +38,7 @@ class PublishedModel:
         engine: The engine.
         precision: Its precision.
         task: ``embedding``, ``classification`` or ``generation``.
+        size_bytes: Of the engine's files.
         write: Writes a servable repository for a recipe into an empty folder.
     """
 
@@ -45,6 +46,7 @@ class PublishedModel:
     engine: str
     precision: str
     task: str
+    size_bytes: int
     write: Callable[[Recipe, Path], None]
 
     @contextmanager
@@ -102,12 +104,13 @@ def _encoder(context: BuildContext, repository: Path, facts: dict[str, Any]) -> 
 
     def write(recipe: Recipe, folder: Path) -> None:
         with _only_files(published.compiled.folder, folder) as files:
-            compiled: CompiledEngine = replace(published.compiled, folder=files)
             trial = facts | {"recipe": recipe.model_dump(mode="json")}
-            assemble(recipe, published.tokenizer, spec, compiled, folder, 1, _KEY, trial)
+            engine: CompiledEngine = replace(published.compiled, folder=files)
+            assemble(recipe, published.tokenizer, spec, engine, folder, 1, _KEY, trial)
 
+    compiled = published.compiled
     return PublishedModel(
-        context.recipe, published.compiled.engine, published.compiled.precision, spec.task, write
+        context.recipe, compiled.engine, compiled.precision, spec.task, compiled.size_bytes, write
     )
 
 
@@ -122,7 +125,8 @@ def _generator(context: GenerationContext, version: Path, facts: dict[str, Any])
             trial = facts | {"recipe": recipe.model_dump(mode="json")}
             assemble_generator(recipe, spec, candidate, nothing, folder, 1, _KEY, trial)
 
-    return PublishedModel(context.recipe, facts["engine"], facts["precision"], "generation", write)
+    size = sum(path.stat().st_size for path in version.iterdir())
+    return PublishedModel(context.recipe, facts["engine"], facts["precision"], "generation", size, write)
 
 
 @contextmanager

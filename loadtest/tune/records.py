@@ -88,7 +88,32 @@ class Verdict(_Record):
 
 
 class Tuning(_Record):
-    """One run of ``tritonforge tune``: ``trials.json``."""
+    """One run of ``tritonforge tune``: ``trials.json``.
+
+    Attributes:
+        format: Of the file.
+        recipe: The recipe's file.
+        model: Its name.
+        engine: The engine that was served.
+        precision: Its precision.
+        command: That repeats the run.
+        started: Unix seconds.
+        goal: Objective, levels of load and SLO.
+        load: Items of a request, lengths and source of the texts, seconds at each level.
+        method: ``tpe`` or ``grid``.
+        seed: Of sampler and texts.
+        space: Values that were to be tried, by key.
+        machine: Where.
+        anchors: The default, before and after each block of trials.
+        trials: In order; the first is the default.
+        spread: Typical difference of two neighbouring anchors, as a share.
+        importance: Shares of the keys in the result (fANOVA); empty of a short search.
+        ended: Why the search ended.
+        winner: What the best changes, by key.
+        verdict: What fresh servers said of it.
+        result: What came of it all, in a sentence.
+        written: The better recipe's file.
+    """
 
     format: Literal[1] = 1
     recipe: str
@@ -110,6 +135,7 @@ class Tuning(_Record):
     ended: str = ""
     winner: dict[str, Any] | None = None
     verdict: Verdict | None = None
+    result: str = ""
     written: str | None = None
 
     def save(self, folder: Path) -> None:

@@ -26,7 +26,7 @@ from loadtest.tune.validate import compare
 from tritonforge.errors import UsageError
 from tritonforge.recipe import Recipe
 from tritonforge.server.options import ENGINE_THREADS_VARIABLE
-from tritonforge.server.resources import cpu_budget
+from tritonforge.server.resources import cpu_budget, memory_limit
 
 _ANSWER_TOKENS = 32
 
@@ -96,6 +96,11 @@ class Outcome:
     lines: list[str] = field(default_factory=list)
     interrupted: bool = False
 
+    def end(self, result: str) -> None:
+        """Note what came of it."""
+        self.tuning.result = result
+        self.lines.append(result)
+
 
 def run(
     request: Request,
@@ -145,11 +150,11 @@ def run(
             tuning.verdict = compare(bench, winner, request.rounds, request.seed, progress)
             _write(request, outcome, model, winner, space)
         else:
-            outcome.lines.append(_nothing(tuning))
+            outcome.end(_nothing(tuning))
     except KeyboardInterrupt:
         outcome.interrupted = True
         tuning.ended = "interrupted"
-        outcome.lines.append("interrupted: what was measured is kept, and no recipe is written")
+        outcome.end("interrupted: what was measured is kept, and no recipe is written")
     finally:
         tuning.save(work)
         page = write_page(tuning, work)
@@ -162,6 +167,7 @@ def _space(request: Request, model: PublishedModel) -> tuple[Parameter, ...]:
         model.recipe,
         engine=model.engine,
         cores=cpu_budget().threads,
+        most_instances=memory_limit() // 2 // max(1, model.size_bytes),
         client_batch=request.client_batch,
         slo_ms=request.slo_p99_ms,
     )
@@ -239,7 +245,7 @@ def _write(
     verdict = outcome.tuning.verdict
     assert verdict is not None
     if not verdict.better and not request.force:
-        outcome.lines.append("the recipe is left alone (--force writes the winner all the same)")
+        outcome.end("the recipe is left alone (--force writes the winner all the same)")
         return
     edits: dict[str, Any] = dict(request.overrides)
     # Settings are good for the engine that they were found with: `auto` might choose another.
@@ -252,4 +258,4 @@ def _write(
         outcome.lines.append(f"{' and '.join(pinned)} are set to what was measured, in place of auto")
     if not kept:
         outcome.lines.append("the recipe shares parts by YAML aliases: it is written anew, without comments")
-    outcome.lines.append(f"better recipe: {request.output}; serve it by: tritonforge build {request.output}")
+    outcome.end(f"better recipe: {request.output}; build and serve it: tritonforge build {request.output}")

@@ -13,7 +13,7 @@ from loadtest.tune.bench import Bench
 from loadtest.tune.goal import Look
 from loadtest.tune.records import AnchorRecord, Stage, Status, Trial, Tuning
 from loadtest.tune.sampler import Method, Sampler
-from loadtest.tune.space import Parameter, Value, apply, changes, own_settings, signature
+from loadtest.tune.space import Parameter, Value, apply, as_yaml, changes, own_settings, signature
 from tritonforge.errors import RecipeError, TritonForgeError
 from tritonforge.recipe import Recipe
 
@@ -97,7 +97,7 @@ class Search:
             self._settle()
 
     def _run_off(self) -> Recipe | None:
-        """Measure the best again with other texts, and the best without what hardly mattered to it.
+        """Measure the best again, and the best without what hardly mattered to it.
 
         The best of many is best by luck as well; and a sampler changes keys that do nothing.
         """
@@ -110,7 +110,7 @@ class Search:
             best.append(plain)
         if len(best) == 1:
             return best[0]
-        self._measure_block(best, "run-off", seed=self.seed + 1)
+        self._measure_block(best, "run-off")
         ranked = self._ranked()
         for ratio, recipe in ranked:
             if recipe == plain and ratio > ranked[0][0] * _AS_GOOD:
@@ -158,30 +158,24 @@ class Search:
             self.tuning.ended = "the time was up"
         return block
 
-    def _measure_block(
-        self,
-        recipes: Sequence[Recipe],
-        stage: Stage,
-        block: Sequence[_Known] = (),
-        seed: int | None = None,
-    ) -> None:
+    def _measure_block(self, recipes: Sequence[Recipe], stage: Stage, block: Sequence[_Known] = ()) -> None:
         """Measure settings, then the default, by which all of them are judged."""
         for number, recipe in enumerate(recipes):
             if stage == "search" and self._late():
                 break
-            trial = self._measure(recipe, stage, self.seed if seed is None else seed)
+            trial = self._measure(recipe, stage)
             if block:
                 block[number].trial = trial
             self._note(trial)
         self._anchor()
 
-    def _measure(self, recipe: Recipe, stage: Stage, seed: int) -> Trial:
+    def _measure(self, recipe: Recipe, stage: Stage) -> Trial:
         start = self.clock()
         trial = self._new(own_settings(recipe, self.space), "measured")
         trial.stage = stage
         self.progress(f"trial {trial.number} ({stage}): {describe(self._default, recipe, self.space)}")
         try:
-            looks, whole = self.bench.measure(recipe, seed, self._decisive)
+            looks, whole = self.bench.measure(recipe, self.seed, self._decisive)
         except TritonForgeError as error:
             trial.status = "failed"
             trial.error = "\n".join(error.what.splitlines()[:_ERROR_LINES])
@@ -280,11 +274,4 @@ class Search:
 def describe(default: Recipe, recipe: Recipe, space: Sequence[Parameter]) -> str:
     """What differs from the default, in a few words."""
     old, new = own_settings(default, space), own_settings(recipe, space)
-    return ", ".join(f"{key} {show(new[key])}" for key in new if new[key] != old[key]) or "the default"
-
-
-def show(value: object) -> str:
-    """A value of a setting, as YAML has it."""
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(str, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return ", ".join(f"{key} {as_yaml(new[key])}" for key in new if new[key] != old[key]) or "the default"

@@ -9,9 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.tune.goal import Look
 from loadtest.tune.records import Trial, Tuning, Verdict
-from loadtest.tune.search import show
+from loadtest.tune.space import as_yaml
 from tritonforge.page.files import replace_text
 
 _SHOWN = 8  # trials in the table on the terminal
@@ -42,6 +41,8 @@ def write_page(tuning: Tuning, folder: Path) -> Path:
         highlight=False,
     )
     console.print(summary(tuning, None))
+    if tuning.result:
+        console.print(Text(tuning.result))
     console.print(Text(f"again: {tuning.command}"))
     path = folder / "report.html"
     replace_text(path, console.export_html(inline_styles=True))
@@ -51,7 +52,7 @@ def write_page(tuning: Tuning, folder: Path) -> Path:
 def row(trial: Trial, default: dict[str, object], unit: str) -> str:
     """One line for a trial that has just ended."""
     if trial.status == "failed":
-        return f"failed: {(trial.error or '').splitlines()[0]}"
+        return f"{_settings(trial, default)}: failed: {(trial.error or '').splitlines()[0]}"
     if not trial.number:
         return f"the default: {trial.score:.1f} {unit}"
     told = f"{_settings(trial, default)}: {trial.ratio:.2f} of the default" if trial.ratio else ""
@@ -62,7 +63,8 @@ def _trials(tuning: Tuning, most: int | None) -> Table:
     table = Table(title=f"tune {tuning.model}, the best first", title_justify="left")
     table.add_column("#", justify="right")
     table.add_column("what differs from the default")
-    for heading in ("to default", "items/s", "p50 ms", "p99 ms"):
+    unit = "at the SLO" if tuning.goal["slo_p99_ms"] else "score"
+    for heading in ("to default", unit, "in flight", "items/s", "p50 ms", "p99 ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     default = tuning.trials[0].settings if tuning.trials else {}
@@ -71,13 +73,12 @@ def _trials(tuning: Tuning, most: int | None) -> Table:
     if tuning.trials and tuning.trials[0] not in shown:
         shown.append(tuning.trials[0])
     for trial in shown:
-        look = _telling(trial)
-        figures = (f"{look.items_per_second:.1f}", f"{look.p50_ms:.1f}", f"{look.p99_ms:.1f}") if look else ()
         table.add_row(
             str(trial.number),
             _settings(trial, default),
             "" if trial.ratio is None else f"{trial.ratio:.3f}",
-            *(figures or ("", "", "")),
+            "" if trial.score is None else f"{trial.score:.1f}",
+            *_figures(trial, tuning.goal["slo_p99_ms"]),
             _remark(trial),
         )
     if len(ranked) > len(shown):
@@ -85,13 +86,19 @@ def _trials(tuning: Tuning, most: int | None) -> Table:
     return table
 
 
-def _telling(trial: Trial) -> Look | None:
-    """The look with the most throughput."""
-    return max(trial.looks, key=lambda look: look.items_per_second, default=None)
+def _figures(trial: Trial, slo_ms: float | None) -> tuple[str, ...]:
+    """Of the highest load within the SLO, the lowest where there is none."""
+    if not trial.looks:
+        return ("", "", "", "")
+    met = [look for look in trial.looks if slo_ms is None or look.p99_ms <= slo_ms]
+    look = met[-1] if met else trial.looks[0]
+    return (str(look.level), f"{look.items_per_second:.1f}", f"{look.p50_ms:.1f}", f"{look.p99_ms:.1f}")
 
 
 def _settings(trial: Trial, default: dict[str, object]) -> str:
-    differing = (f"{key} {show(value)}" for key, value in trial.settings.items() if value != default.get(key))
+    differing = (
+        f"{key} {as_yaml(value)}" for key, value in trial.settings.items() if value != default.get(key)
+    )
     return ", ".join(differing) or "the default"
 
 

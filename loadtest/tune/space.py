@@ -47,6 +47,7 @@ def search_space(
     *,
     engine: str,
     cores: int,
+    most_instances: int = _MOST_INSTANCES,
     client_batch: int | None = None,
     slo_ms: float | None = None,
 ) -> tuple[Parameter, ...]:
@@ -56,6 +57,7 @@ def search_space(
         recipe: What is served now; its values are always among those to try.
         engine: The engine that is published.
         cores: CPUs that the server may use.
+        most_instances: Engines that the memory holds.
         client_batch: Texts of the largest request that clients send: ``max_batch_size`` is not searched below
             it. None: what the recipe allows now stays allowed.
         slo_ms: No request shall wait longer for company than half of it.
@@ -72,7 +74,7 @@ def search_space(
         wanted = {
             _DELAY: [delay for delay in _DELAYS_US if delay <= largest_delay],
             _PREFERRED: [(), *((size,) for size in _BATCHES)],
-            _INSTANCES: _powers(min(cores, _MOST_INSTANCES)),
+            _INSTANCES: _powers(max(1, min(cores, _MOST_INSTANCES, most_instances))),
             "instances.tokenizer": _powers(min(cores, _MOST_INSTANCES)),
             "threads.tokenizer": _powers(cores),
         }
@@ -164,6 +166,13 @@ def signature(recipe: Recipe, space: Sequence[Parameter]) -> tuple[tuple[str, Va
         instances = 1 if recipe.task == "generation" else recipe.instances.engine
         found[_THREADS] = engine_threads(recipe.threads.engine, instances)
     return tuple(sorted(found.items()))
+
+
+def as_yaml(value: object) -> str:
+    """A value of a setting, on one line."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _powers(most: int) -> list[int]:

@@ -64,7 +64,7 @@ def search(
     def unused(recipe: Recipe, folder: Path) -> None:
         raise AssertionError
 
-    model = PublishedModel(RECIPE, "openvino", "fp32", "embedding", unused)
+    model = PublishedModel(RECIPE, "openvino", "fp32", "embedding", 1, unused)
     load = Load(Path("tool"), "m", False, None, 1)
     bench = Formula(model, Goal("throughput", (8,), slo), load, work, 1.0, fails=fails)
     whole = search_space(RECIPE, engine="openvino", cores=2)

@@ -48,6 +48,14 @@ def test_nobody_waits_for_company_longer_than_half_the_slo() -> None:
     assert max(values(space)["batching.max_queue_delay_us"]) == 1000
 
 
+def test_no_more_engines_than_the_memory_holds() -> None:
+    space = search_space(recipe(), engine="openvino", cores=8, most_instances=3)
+    assert values(space)["instances.engine"] == (1, 2, 3)
+    assert values(search_space(recipe(), engine="openvino", cores=8, most_instances=0))[
+        "instances.engine"
+    ] == (1,)
+
+
 def test_what_a_plan_has_built_in_is_not_searched() -> None:
     keys = values(search_space(recipe(), engine="tensorrt", cores=2))
     assert "instances.engine" in keys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -51,35 +52,36 @@ def write_page(tuning: Tuning, folder: Path) -> Path:
 
 def row(trial: Trial, default: dict[str, object], unit: str) -> str:
     """One line for a trial that has just ended."""
-    if trial.status == "failed":
-        return f"{_settings(trial, default)}: failed: {(trial.error or '').splitlines()[0]}"
     if not trial.number:
         return f"the default: {trial.score:.1f} {unit}"
-    told = f"{_settings(trial, default)}: {trial.ratio:.2f} of the default" if trial.ratio else ""
-    return f"{told}, given up after a first look" if trial.status == "pruned" else told
+    ratio = f"{trial.ratio:.2f} of the default" if trial.ratio else ""
+    remark = _remark(trial).partition("\n")[0]
+    return f"{', '.join(_differing(trial, default))}: {', '.join(filter(None, (ratio, remark)))}"
 
 
 def _trials(tuning: Tuning, most: int | None) -> Table:
-    table = Table(title=f"tune {tuning.model}, the best first", title_justify="left")
+    table = Table(title=f"tune {tuning.model}, the best first", title_justify="left", box=SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
     table.add_column("#", justify="right")
-    table.add_column("what differs from the default")
-    unit = "at the SLO" if tuning.goal["slo_p99_ms"] else "score"
-    for heading in ("to default", unit, "in flight", "items/s", "p50 ms", "p99 ms"):
+    table.add_column("what differs from the default", overflow="fold")
+    slo = tuning.goal["slo_p99_ms"]
+    for heading in ("to default", "at the SLO" if slo else "score", "in flight", "items/s", "p99 ms"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     default = tuning.trials[0].settings if tuning.trials else {}
     ranked = sorted(tuning.trials, key=_rank)
     shown = ranked[:most]
     if tuning.trials and tuning.trials[0] not in shown:
         shown.append(tuning.trials[0])
     for trial in shown:
+        what = Text("\n".join(_differing(trial, default)))
+        if remark := _remark(trial):
+            what.append(f"\n{remark}", "italic")
         table.add_row(
             str(trial.number),
-            _settings(trial, default),
+            what,
             "" if trial.ratio is None else f"{trial.ratio:.3f}",
             "" if trial.score is None else f"{trial.score:.1f}",
-            *_figures(trial, tuning.goal["slo_p99_ms"]),
-            _remark(trial),
+            *_figures(trial, slo),
         )
     if len(ranked) > len(shown):
         table.caption = f"{len(ranked) - len(shown)} more in trials.json"
@@ -89,24 +91,25 @@ def _trials(tuning: Tuning, most: int | None) -> Table:
 def _figures(trial: Trial, slo_ms: float | None) -> tuple[str, ...]:
     """Of the highest load within the SLO, the lowest where there is none."""
     if not trial.looks:
-        return ("", "", "", "")
+        return ("", "", "")
     met = [look for look in trial.looks if slo_ms is None or look.p99_ms <= slo_ms]
     look = met[-1] if met else trial.looks[0]
-    return (str(look.level), f"{look.items_per_second:.1f}", f"{look.p50_ms:.1f}", f"{look.p99_ms:.1f}")
+    return (str(look.level), f"{look.items_per_second:.1f}", f"{look.p99_ms:.1f}")
 
 
-def _settings(trial: Trial, default: dict[str, object]) -> str:
-    differing = (
+def _differing(trial: Trial, default: dict[str, object]) -> list[str]:
+    return [
         f"{key} {as_yaml(value)}" for key, value in trial.settings.items() if value != default.get(key)
-    )
-    return ", ".join(differing) or "the default"
+    ] or ["the default"]
 
 
 def _remark(trial: Trial) -> str:
-    if trial.status == "measured":
-        remark = "misses the SLO" if trial.violation else ""
-        return f"{trial.stage} {remark}".strip() if trial.stage == "run-off" else remark
-    return trial.status
+    if trial.status == "failed":
+        return f"failed: {trial.error}"
+    if trial.status == "pruned":
+        return "given up after a first look"
+    words = ["in the run-off"] if trial.stage == "run-off" else []
+    return ", ".join([*words, "misses the SLO"] if trial.violation else words)
 
 
 def _rank(trial: Trial) -> tuple[int, float]:

@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2
 
 from loadtest.errors import LoadTestError
 
-_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+GRPC_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 _LAST_CHUNK = b"0\r\n\r\n"
 _TIMEOUT_S = 300.0
 
@@ -130,7 +130,7 @@ def sse_request(address: str, model: str, prompt: str, tokens: int) -> bytes:
 async def grpc_sender(url: str) -> AsyncIterator[Send]:
     """All calls go through one connection, and no message is decoded."""
     async with grpc.aio.insecure_channel(url) as channel:
-        method = channel.stream_stream(_METHOD)
+        method = channel.stream_stream(GRPC_METHOD)
 
         async def send(body: bytes) -> AsyncIterator[bytes]:
             call = method(timeout=_TIMEOUT_S)

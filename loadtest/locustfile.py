@@ -1,180 +1,141 @@
-"""Locust users that embed or classify texts through Triton, over gRPC and over HTTP.
+"""What locust runs: users of Triton and of the front door, in a shape.
 
-Run it with a window in the browser, or headless::
+``tritonforge loadtest --tool locust`` runs it and sums up. By itself, with locust's web page or headless::
 
-    locust -f loadtest/locustfile.py --grpc-url localhost:8001 --http-url localhost:8000 --model minilm
-    locust -f loadtest/locustfile.py --headless -u 64 -r 16 -t 60s GrpcUser
+    locust -f loadtest/locustfile.py GrpcUser --grpc-url localhost:8001 --model minilm
+    locust -f loadtest/locustfile.py GrpcUser --headless --shape steps --stage-users 1,16,64
+    locust -f loadtest/locustfile.py SseUser --task generation --model smollm2 --headless -u 4 -t 60s
 
-``GrpcUser`` or ``HttpUser`` at the end takes one protocol only. Every option is an environment
-variable as well: ``TRITON_GRPC_URL``, ``TRITON_HTTP_URL``, ``TRITON_MODEL``, ``TRITON_LENGTH_MIX``,
-``TRITON_TEXTS_PER_REQUEST``, ``TRITON_TIMEOUT``.
+Name the users to run; which there are, and for which tasks, is in :mod:`loadtest.users`. Every option is an
+environment variable as well: ``LOADTEST_MODEL``, ``LOADTEST_GRPC_URL`` and so on. A gateway's token comes
+from ``TRITONFORGE_TOKEN``, an API key from ``TRITONFORGE_API_KEY``.
 
-Each user is a closed loop: it sends its next request when the last was answered. One locust process
-is one Python thread; add ``--processes`` when it uses a whole core.
+One locust process is one Python thread; add ``--processes`` when it uses a whole core.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from itertools import count, cycle
+from pathlib import Path
 from typing import Any
 
+import gevent
 import grpc.experimental.gevent as grpc_gevent
-import numpy as np
-import tritonclient.grpc
-import tritonclient.http
-from locust import User, constant, events, task
+from locust import LoadTestShape, events, runners
 from locust.env import Environment
-from tritonclient.utils import InferenceServerException
 
-from loadtest.corpus import DEFAULT_MIX, LengthMix, make_texts
+from loadtest.credentials import credentials
+from loadtest.recording import Recorder
+from loadtest.shapes import SHAPES, Stage, stage_after, stages_of
+from loadtest.users import (
+    GrpcStreamUser,
+    GrpcUser,
+    HttpUser,
+    LoadUser,
+    OpenAiUser,
+    RestUser,
+    SseUser,
+    WebSocketUser,
+)
 
-# Locust has patched the standard library for gevent when it loads this file. gRPC's core has threads
-# of its own and would block all users during each call; this has it wait through gevent instead.
-grpc_gevent.init_gevent()
+# Workers that share their cores with the server they load may be late; locust gives them up after 3 seconds.
+runners.HEARTBEAT_LIVENESS = 20
 
-TEXTS = 2000
-
-_seeds = count()  # users send different texts, and the same ones in every run
+__all__ = [
+    "GrpcStreamUser",
+    "GrpcUser",
+    "HttpUser",
+    "OpenAiUser",
+    "RestUser",
+    "Shape",
+    "SseUser",
+    "WebSocketUser",
+]
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def add_arguments(parser: Any) -> None:
     """Add the options to locust's own."""
-    group = parser.add_argument_group("Triton")
+    group = parser.add_argument_group("loadtest")
     for name, kind, default, text in (
         ("grpc-url", str, "localhost:8001", "host:port of the gRPC endpoint"),
         ("http-url", str, "localhost:8000", "host:port of the HTTP endpoint"),
+        ("gateway-url", str, "http://localhost:8080", "base URL of the gateway"),
         ("model", str, "minilm", "model to call"),
-        ("length-mix", str, DEFAULT_MIX, "lengths of the texts: tokens:weight,tokens:weight,…"),
+        ("task", str, "embedding", "what the model is for: embedding, classification or generation"),
+        ("text-input", str, "text", "name of an encoder's input"),
+        ("length-mix", str, "", "lengths of the texts: tokens:weight,tokens:weight,…"),
+        ("texts-file", str, "", "texts to send instead, one a line"),
         ("texts-per-request", int, 1, "texts in a request"),
-        ("timeout", float, 30.0, "seconds after which a request has failed"),
+        ("tokens", int, 64, "tokens of an answer"),
+        ("timeout", float, 60.0, "seconds after which a request has failed"),
+        ("shape", str, "", f"{', '.join(SHAPES)}; otherwise --users and --run-time of locust itself"),
+        ("stage-users", str, "1,4,16", "users of the shape's stages"),
+        ("stage-seconds", float, 30.0, "seconds measured in each stage"),
+        ("warm-up", float, 1.0, "seconds of each stage before that"),
+        ("records", str, "", "folder that the times of all requests are written to"),
     ):
-        variable = "TRITON_" + name.upper().replace("-", "_")
+        variable = "LOADTEST_" + name.upper().replace("-", "_")
         group.add_argument(f"--{name}", env_var=variable, type=kind, default=default, help=text)
 
 
-class TritonUser(User):
-    """What both protocols share: texts, timing, and reporting to locust."""
+class Shape(LoadTestShape):
+    """The shape of ``--shape``, or what locust does without one."""
 
-    abstract = True
-    wait_time = constant(0)
-    protocol = ""
-    tensors: Any
+    use_common_options = True
+    _stages: tuple[Stage, ...] = ()
+    _current = -1
+    _since = 0.0
 
-    def __init__(self, environment: Environment) -> None:
-        """Prepare this user's texts and connect."""
-        super().__init__(environment)
-        options: Any = environment.parsed_options
-        self.model: str = options.model
-        self.timeout: float = options.timeout
-        size: int = options.texts_per_request
-        texts = make_texts(TEXTS, LengthMix.parse(options.length_mix), seed=next(_seeds))
-        # Whole requests only, of `size` texts each.
-        self.batches = cycle(texts[start : start + size] for start in range(0, TEXTS - size + 1, size))
-        self.connect(options)
+    def reset_time(self) -> None:
+        """Begin with the first stage: a run starts."""
+        super().reset_time()  # type: ignore[no-untyped-call]
+        self._current = -1
 
-    def connect(self, options: Any) -> None:
-        """Open the connection."""
-        raise NotImplementedError
+    def tick(self) -> tuple[int, float] | None:
+        """How many users there should be now; None ends the run."""
+        options: Any = self.runner.environment.parsed_options  # type: ignore[union-attr]
+        if not options.shape:
+            elapsed: float = self.get_run_time()  # type: ignore[no-untyped-call]
+            ended = options.run_time and elapsed >= options.run_time
+            return None if ended else (options.num_users or 1, options.spawn_rate or 1)
+        now = time.monotonic()
+        if self._current < 0:
+            users = [int(part) for part in options.stage_users.split(",")]
+            self._stages = stages_of(options.shape, users, options.stage_seconds, options.warm_up)
+            self._begin(0, now)
+        following = stage_after(self._stages, self._current, now - self._since)
+        if following is None:
+            return None
+        if following != self._current:
+            self._begin(following, now)
+        wanted = self._stages[self._current].users
+        return wanted, max(wanted, 100)  # all at once: a stage has its own warm-up
 
-    def infer(self, inputs: Sequence[Any]) -> Any:
-        """Send one request and return tritonclient's result."""
-        raise NotImplementedError
-
-    @task
-    def send(self) -> None:
-        """Send the next texts, and check that each got its row."""
-        texts = next(self.batches)
-        text = self.tensors.InferInput("text", [len(texts), 1], "BYTES")
-        text.set_data_from_numpy(np.array([[t.encode()] for t in texts], dtype=np.object_))
-        self.measure(lambda: self.infer([text]), len(texts))
-
-    def measure(self, call: Callable[[], Any], rows: int) -> None:
-        """Time ``call`` and report it to locust, as a failure if it raises or answers wrongly."""
-        failure: Exception | None = None
-        size = 0
-        start = time.perf_counter()
-        try:
-            result = call()
-        except InferenceServerException as error:
-            # Locust reports the repr of an exception, and this one's is empty.
-            failure = RuntimeError(str(error))
-        except Exception as error:
-            failure = error
-        milliseconds = (time.perf_counter() - start) * 1000
-        if failure is None:
-            outputs = [result.as_numpy(name) for name in self.output_names(result)]
-            size = sum(output.nbytes for output in outputs)
-            if not outputs or any(output.shape[0] != rows for output in outputs):
-                failure = ValueError(f"expected {rows} rows, got {[output.shape for output in outputs]}")
-        self.environment.events.request.fire(
-            request_type=self.protocol,
-            name=f"{self.model} x{rows}",
-            response_time=milliseconds,
-            response_length=size,
-            exception=failure,
-            context=self.context(),
-        )
-
-    @staticmethod
-    def output_names(result: Any) -> list[str]:
-        """Return the names of the outputs that a result holds, of either protocol."""
-        response = result.get_response()
-        outputs = response["outputs"] if isinstance(response, dict) else response.outputs
-        return [output["name"] if isinstance(output, dict) else output.name for output in outputs]
+    def _begin(self, stage: int, now: float) -> None:
+        self._current, self._since = stage, now
+        if LoadUser.recorder is not None:
+            LoadUser.recorder.stage(self._stages[stage].users)
 
 
-class GrpcUser(TritonUser):
-    """One user over gRPC, with a connection of its own."""
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def prepare(environment: Environment, **_: Any) -> None:
+    """Make gRPC fit for gevent, read the credentials, and write records where they are wanted."""
+    # Locust has patched the standard library for gevent when it loads this file. gRPC's core has threads
+    # of its own and would block all users during each call; this has it wait through gevent instead. It
+    # is done here, in each of several processes: gRPC does not survive a fork.
+    grpc_gevent.init_gevent()
+    options: Any = environment.parsed_options
+    options.credentials = credentials()
+    if not options.records:
+        return
+    recorder = Recorder(Path(options.records))
+    LoadUser.recorder = recorder
 
-    protocol = "gRPC"
-    tensors = tritonclient.grpc
+    def flush() -> None:
+        while True:
+            gevent.sleep(1.0)
+            recorder.flush()
 
-    def connect(self, options: Any) -> None:
-        """Open a channel. gRPC would share one connection between equal channels of a process."""
-        from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE as LARGEST
-
-        self.client = tritonclient.grpc.InferenceServerClient(
-            options.grpc_url,
-            channel_args=[
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.max_send_message_length", LARGEST),
-                ("grpc.max_receive_message_length", LARGEST),
-            ],
-        )
-
-    def infer(self, inputs: Sequence[Any]) -> Any:
-        """Send one request."""
-        return self.client.infer(self.model, inputs, client_timeout=self.timeout)
-
-    def on_stop(self) -> None:
-        """Close the channel, and drop it now.
-
-        tritonclient closes once more when the object is collected. At the end of the process, when
-        gevent's loop is gone, that can wait for ever.
-        """
-        self.client.close()
-        del self.client
-
-
-class HttpUser(TritonUser):
-    """One user over HTTP, with a connection of its own."""
-
-    protocol = "HTTP"
-    tensors = tritonclient.http
-
-    def connect(self, options: Any) -> None:
-        """Open a connection pool of one connection. tritonclient's HTTP client is built on gevent itself."""
-        self.client = tritonclient.http.InferenceServerClient(
-            options.http_url, connection_timeout=self.timeout, network_timeout=self.timeout
-        )
-
-    def infer(self, inputs: Sequence[Any]) -> Any:
-        """Send one request."""
-        return self.client.infer(self.model, inputs)
-
-    def on_stop(self) -> None:
-        """Close the connection."""
-        self.client.close()
+    gevent.spawn(flush)
+    environment.events.quitting.add_listener(lambda **_: recorder.flush())  # type: ignore[no-untyped-call]

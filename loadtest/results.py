@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loadtest.errors import LoadTestError
 from tritonforge.errors import first_line
+from tritonforge.page.files import replace_text
 
 FORMAT: Literal[1] = 1
 
@@ -141,7 +142,7 @@ class Setting(_Record):
         model: The model.
         task: ``embedding``, ``classification`` or ``generation``.
         engine: Engine and precision, as the model's config says.
-        engine_threads: Threads of the engine; None if unknown.
+        engine_threads: Threads of the engine, 0 for all cores; None if unknown.
         items_per_request: Texts in a request; for generators, tokens wanted of an answer.
         length_mix: Lengths of the texts in tokens, and their weights.
         corpus: Where the texts come from.
@@ -200,3 +201,23 @@ def read_run(path: Path) -> LoadRun:
             where=str(file),
             mend="run the load test again",
         ) from error
+
+
+def write_run(run: LoadRun, folder: Path) -> Path:
+    """Write ``run.json`` into a folder, whole or not at all; the folder is made.
+
+    Returns:
+        The file.
+
+    Raises:
+        LoadTestError: It cannot be written.
+    """
+    file = folder / "run.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(file, run.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise LoadTestError(
+            f"cannot be written: {error.strerror or error}", where=str(file), mend="name another --output"
+        ) from error
+    return file

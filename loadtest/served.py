@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psutil
 
+from loadtest.credentials import API_KEY_VARIABLE, TOKEN_VARIABLE, credentials
 from loadtest.errors import LoadTestError
 from loadtest.results import Machine
 from tritonforge.errors import first_line
@@ -29,7 +30,7 @@ class Served:
         text_input: Name of the input that takes texts.
         parts: Models that a request passes, itself included; the one with the engine is last.
         engine: Engine and precision, where the configuration tells.
-        engine_threads: Threads of an engine instance; None where they are unknown, or all cores.
+        engine_threads: Threads of an engine instance, 0 for all cores; None where they are unknown.
         version: tritonserver's; None if unknown.
     """
 
@@ -48,7 +49,7 @@ class Served:
 
 
 def ask_triton(url: str, protocol: str, model: str) -> Served:
-    """Ask a tritonserver, or a gateway in front of one, about a model.
+    """Ask a tritonserver, or a gateway in front of one (with the environment's credentials), about a model.
 
     Args:
         url: ``host:port``.
@@ -76,8 +77,49 @@ def ask_triton(url: str, protocol: str, model: str) -> Served:
             mend="load a model that `tritonforge build` made",
         )
     words = " ".join(found[key] for key in ("engine", "precision") if key in found)
-    threads = int(found.get("threads", "0") or 0)
-    return Served(model, task, inputs[0], order, words or None, threads or None, version)
+    threads = int(found["threads"]) if "threads" in found else None
+    return Served(model, task, inputs[0], order, words or None, threads, version)
+
+
+def ask_gateway(url: str, model: str) -> Served:
+    """Ask a gateway about a model, with the credentials of the environment.
+
+    What stands behind it is asked for too, where the credentials allow (scope ``kserve``).
+
+    Args:
+        url: Base URL.
+        model: The model.
+
+    Raises:
+        LoadTestError: Nobody answers there, or the caller may not use the model.
+    """
+    base = url if "//" in url else f"http://{url}"
+    headers = credentials()
+    try:
+        with httpx.Client(base_url=base, timeout=TIMEOUT_S, trust_env=False, headers=headers) as client:
+            answer = client.get(f"/v1/models/{model}")
+            config = client.get(f"/v2/models/{model}/config")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise LoadTestError(
+            f"no gateway answers: {first_line(error)}",
+            where=url,
+            mend="check --url (`tritonforge gateway`: http://localhost:8080), or leave it out to start one",
+        ) from error
+    if answer.status_code in (401, 403):
+        raise LoadTestError(
+            f"the gateway wants to know who calls (HTTP {answer.status_code})",
+            where=url,
+            mend=f"put a token into {TOKEN_VARIABLE}, an API key into {API_KEY_VARIABLE}, or --token-file",
+        )
+    if not answer.is_success or "task" not in answer.json():
+        raise LoadTestError(
+            f"the gateway has no such model for this caller (HTTP {answer.status_code})",
+            where=f"model {model} on {url}",
+            mend=f"see what it has: curl -s {base}/v1/models",
+        )
+    if config.is_success and base.startswith("http:"):
+        return ask_triton(base.partition("//")[2].rstrip("/"), "http", model)
+    return Served(model, answer.json()["task"], parts=(model,))
 
 
 def this_machine() -> Machine:
@@ -102,7 +144,9 @@ def _guessed_task(config: Mapping[str, Any]) -> str | None:
 
 def _over_http(url: str, model: str) -> tuple[str, dict[str, Any]]:
     try:
-        with httpx.Client(base_url=f"http://{url}", timeout=TIMEOUT_S, trust_env=False) as client:
+        with httpx.Client(
+            base_url=f"http://{url}", timeout=TIMEOUT_S, trust_env=False, headers=credentials()
+        ) as client:
             server = client.get("/v2")
             answer = client.get(f"/v2/models/{model}/config")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -118,8 +162,9 @@ def _over_grpc(url: str, model: str) -> tuple[str, dict[str, Any]]:
 
     try:
         with tritonclient.grpc.InferenceServerClient(url) as client:
-            server = client.get_server_metadata(as_json=True, client_timeout=TIMEOUT_S)
-            config = client.get_model_config(model, as_json=True, client_timeout=TIMEOUT_S)
+            common = {"headers": credentials(), "as_json": True, "client_timeout": TIMEOUT_S}
+            server = client.get_server_metadata(**common)
+            config = client.get_model_config(model, **common)
     except InferenceServerException as error:
         status = str(error.status() or "")
         if any(word in status for word in ("UNAVAILABLE", "DEADLINE", "UNKNOWN", "INTERNAL")):

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import loadtest
 from tritonforge.server import TritonServer
 
@@ -22,7 +20,7 @@ def locust(folder: Path, *arguments: str, **environment: str) -> tuple[int, dict
     The run is shorter than asked on a busy machine: locust counts the time that its imports took.
     """
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
-    command += ["-u", "6", "-r", "6", "-t", "5s", "--stop-timeout", "10", "--csv", str(folder / "run")]
+    command += ["-u", "6", "-r", "6", "-t", "3s", "--stop-timeout", "10", "--csv", str(folder / "run")]
     done = subprocess.run(
         [*command, *arguments],
         cwd=LOCUSTFILE.parents[1],
@@ -37,9 +35,12 @@ def locust(folder: Path, *arguments: str, **environment: str) -> tuple[int, dict
     return done.returncode, rows, done.stdout + done.stderr
 
 
-def test_both_users_without_a_failure(server: TritonServer, tmp_path: Path) -> None:
+def test_encoders_without_a_failure(server: TritonServer, tmp_path: Path) -> None:
     urls = ("--grpc-url", server.grpc_url, "--http-url", server.http_address)
-    status, rows, output = locust(tmp_path, *urls, "--model", "toy_embedder", "--texts-per-request", "3")
+    users = ("GrpcUser", "HttpUser")
+    status, rows, output = locust(
+        tmp_path, *users, *urls, "--model", "toy_embedder", "--texts-per-request", "3"
+    )
     assert status == 0, output
     assert set(rows) == {"gRPC", "HTTP"}
     for row in rows.values():
@@ -48,21 +49,26 @@ def test_both_users_without_a_failure(server: TritonServer, tmp_path: Path) -> N
         assert float(row["Average Content Size"]) == 3 * 8 * 4
 
 
-def test_environment_variables_and_classification(server: TritonServer, tmp_path: Path) -> None:
+def test_streams_have_rows_for_first_token_and_tokens(server: TritonServer, tmp_path: Path) -> None:
     status, rows, output = locust(
-        tmp_path, "GrpcUser", TRITON_GRPC_URL=server.grpc_url, TRITON_MODEL="toy_classifier"
+        tmp_path,
+        *("GrpcStreamUser", "SseUser", "--task", "generation", "--tokens", "4", "--length-mix", "16"),
+        LOADTEST_GRPC_URL=server.grpc_url,
+        LOADTEST_HTTP_URL=server.http_address,
+        LOADTEST_MODEL="toy_generator",
     )
     assert status == 0, output
-    assert set(rows) == {"gRPC"}
-    assert rows["gRPC"]["Name"] == "toy_classifier x1"
-    assert int(rows["gRPC"]["Failure Count"]) == 0
+    assert set(rows) == {"gRPC stream", "SSE", "first token", "token"}
+    answers = sum(int(rows[protocol]["Request Count"]) for protocol in ("gRPC stream", "SSE"))
+    assert int(rows["first token"]["Request Count"]) == answers > 0
+    assert int(rows["token"]["Request Count"]) == 4 * answers
+    assert rows["SSE"]["Name"] == "toy_generator"
 
 
-@pytest.mark.parametrize("protocol", ["gRPC", "HTTP"])
-def test_failures_are_reported(server: TritonServer, tmp_path: Path, protocol: str) -> None:
-    user = {"gRPC": "GrpcUser", "HTTP": "HttpUser"}[protocol]
+def test_failures_are_reported(server: TritonServer, tmp_path: Path) -> None:
     urls = ("--grpc-url", server.grpc_url, "--http-url", server.http_address)
-    status, rows, output = locust(tmp_path, user, *urls, "--model", "absent")
+    status, rows, output = locust(tmp_path, "GrpcUser", "HttpUser", *urls, "--model", "absent")
     assert status == 1
     assert "unknown model" in output
-    assert int(rows[protocol]["Failure Count"]) == int(rows[protocol]["Request Count"]) > 0
+    for row in rows.values():
+        assert int(row["Failure Count"]) == int(row["Request Count"]) > 0

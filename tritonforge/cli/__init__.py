@@ -17,6 +17,7 @@ from tritonforge.cli.demo_chat import demo_chat
 from tritonforge.cli.doctor import doctor
 from tritonforge.cli.estimate import estimate
 from tritonforge.cli.gateway import app as gateway_app
+from tritonforge.cli.loadtest import app as loadtest_app
 from tritonforge.cli.predict import predict
 from tritonforge.cli.serve import serve
 from tritonforge.cli.trace import trace
@@ -41,6 +42,7 @@ app.command()(predict)
 app.command()(trace)
 app.command()(chat)
 app.add_typer(gateway_app, name="gateway")
+app.add_typer(loadtest_app, name="loadtest")
 app.command()(doctor)
 app.command()(demo)
 app.command()(demo_chat)

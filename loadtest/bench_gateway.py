@@ -22,7 +22,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -31,14 +30,14 @@ from typing import Any
 
 import httpx
 import numpy as np
-from joserfc import jwt
-from joserfc.jwk import KeySet, RSAKey
+from joserfc.jwk import RSAKey
 from rich.console import Console
 from rich.table import Table
 
 from gateway.config import GatewayConfig
 from gateway.control.supervisor import Gateway
 from loadtest.corpus import DEFAULT_MIX, LengthMix, make_texts
+from loadtest.door import door_config, door_key, door_token
 from loadtest.gateway_client import Ways, run_interleaved, run_turn
 from tritonforge.server import ServerOptions, TritonServer
 
@@ -48,8 +47,6 @@ WAYS = {
     "rest": "POST /embed",
     "openai": "POST /v1/embeddings",
 }
-_ISSUER = "https://bench.example"
-_PLENTY = {"per_second": 1_000_000, "burst": 1_000_000}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,46 +91,17 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as folder,
         TritonServer(options.repository, server_options, log_sink=log) as server,
     ):
-        key = RSAKey.generate_key(2048, {"kid": "bench", "use": "sig", "alg": "RS256"})
+        key = door_key()
         config = _config(server, Path(folder), key)
         async with Gateway(config, log=log.fileno()) as gateway:
-            ways = Ways(
-                options.model, _width(server, options.model), server.grpc_url, gateway.address, _token(key)
-            )
+            width = _width(server, options.model)
+            ways = Ways(options.model, width, server.grpc_url, gateway.address, door_token(key))
             return await asyncio.to_thread(_compare, ways, options)
 
 
 def _config(server: TritonServer, folder: Path, key: RSAKey) -> GatewayConfig:
-    jwks = folder / "jwks.json"
-    jwks.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
     http, grpc = (int(address.rpartition(":")[2]) for address in (server.http_address, server.grpc_url))
-    local = {"name": "local", "servers": [{"http_port": http, "grpc_port": grpc}]}
-    return GatewayConfig.model_validate(
-        {
-            "listen": {"port": 0},
-            "metrics": {"port": 0},
-            "pools": [{"regions": [local]}],
-            "auth": {
-                "issuers": [
-                    {"name": "bench", "issuer": _ISSUER, "audiences": ["bench"], "jwks_file": str(jwks)}
-                ]
-            },
-            "limits": {"local": _PLENTY, "address": _PLENTY},
-            "cache": {"enabled": False},
-        }
-    )
-
-
-def _token(key: RSAKey) -> str:
-    now = int(time.time())
-    claims = {
-        "iss": _ISSUER,
-        "aud": "bench",
-        "sub": "bench",
-        "exp": now + 3600,
-        "scope": "embed kserve model:*",
-    }
-    return jwt.encode({"alg": "RS256", "kid": "bench"}, claims, key)
+    return GatewayConfig.model_validate(door_config(folder, key, triton_http=http, triton_grpc=grpc))
 
 
 def _width(server: TritonServer, model: str) -> int:

@@ -14,6 +14,7 @@ from loadtest.results import LoadRun, Point, Sample
 from tritonforge.page.formats import number
 
 _LITTLE = (0.9, 1.05)  # requests in flight, by Little's law, over those that were set
+_LONG = 0.1  # a mean answer, of the time measured
 _DELIVERED = 0.97  # answered or failed, over those that should have been sent
 _TAIL_REQUESTS = 500  # five beyond the 99th percentile
 _TREND_WINDOWS, _TREND_CHANCE, _TREND_SHARE = 8, 0.01, 0.1
@@ -70,6 +71,8 @@ def _little(points: Sequence[Point]) -> Iterator[str]:
         found = concurrency_by_little(point)
         if found is None or point.kind not in ("concurrency", "users") or errors(point) > 0.01:
             continue
+        if point.latency is None or point.latency.mean > _LONG * 1e3 * point.seconds:
+            continue  # requests that were cut off at its ends are too many to leave out
         share = found / point.level
         if share > _LITTLE[1]:
             high.append(point)

@@ -50,7 +50,7 @@ def curve_plot(reads: Sequence[Read], slo: Slo | None) -> Markup | None:
 
     def draw(figure: Any, narrow: bool) -> None:
         axes = figure.subplots()
-        for color, marker, read in zip(SERIES, _MARKERS, reads, strict=False):
+        for (color, marker), read in zip(_looks(len(reads)), reads, strict=True):
             for name, shade in zip(_CURVES, SERIES, strict=False):
                 own = color if len(reads) > 1 else shade
                 label = f"{read.name} {name}".strip()
@@ -80,6 +80,13 @@ def curve_plot(reads: Sequence[Read], slo: Slo | None) -> Markup | None:
     )
     high = 440 + 20 * max(0, len(reads) - 1)
     return plot("curve", "Latency against throughput", said, high, draw, high + 60)
+
+
+def _looks(count: int) -> list[tuple[str, str]]:
+    """Colour and marker of each of several sweeps; no two alike among 36."""
+    return [
+        (SERIES[at % len(SERIES)], _MARKERS[(at + at // len(SERIES)) % len(_MARKERS)]) for at in range(count)
+    ]
 
 
 def _answered(sweep: Sweep) -> list[tuple[Point, Latency]]:
@@ -160,7 +167,7 @@ def level_plot(name: str, reads: Sequence[Read]) -> Markup | None:
 
     def draw(figure: Any, narrow: bool) -> None:
         panels = figure.subplots(*((2, 1) if narrow else (1, 2)))
-        for color, marker, (own, line) in zip(SERIES, _MARKERS, lines.items(), strict=False):
+        for (color, marker), (own, line) in zip(_looks(len(lines)), lines.items(), strict=True):
             levels = [point.level for point, _ in line]
             look: dict[str, Any] = {"marker": marker, "markersize": 6, "linewidth": 2}
             rates = [point.requests_per_second for point, _ in line]

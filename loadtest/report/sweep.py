@@ -67,7 +67,7 @@ def level(point: Point) -> str:
     """A point's level, for people: ``concurrency 8``, ``Poisson rate 200/s``, ``40 users``."""
     said = number(point.level)
     if point.kind == "users":
-        return f"{said} users"
+        return "1 user" if point.level == 1 else f"{said} users"
     if point.kind == "concurrency":
         return f"concurrency {said}"
     return f"{_NAMES[point.kind]} {said}/s"

@@ -43,7 +43,7 @@ def capacity_sentence(read: Read) -> str:
     if capacity.outcome == "none":
         assert capacity.missed is not None
         return (
-            f"{model} keeps {slo} at no level that was measured: at {level(capacity.missed)}, the lowest, "
+            f"{model} keeps {slo} at no level that was measured: at {level(capacity.missed)} already "
             f"{', '.join(capacity.why)}."
         )
     if capacity.outcome == "at_least":

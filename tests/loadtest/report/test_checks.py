@@ -38,6 +38,7 @@ def test_littles_law(flight: float, said: str) -> None:
     users = warnings(run([closed(flight=flight, kind="users")]))
     assert bool(users) == (flight > 8), "users may wait between requests"
     assert warnings(run([closed(kind="request_rate", level=200, flight=flight)])) == []
+    assert "in flight" not in " ".join(warnings(run([closed(level=8, flight=flight, seconds=0.2)])))
 
 
 def test_a_client_that_is_the_bottleneck() -> None:

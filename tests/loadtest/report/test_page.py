@@ -104,7 +104,7 @@ def test_runs_that_show_little(runs: Sequence[LoadRun], said: str) -> None:
         (
             5.0,
             "bad",
-            "toy keeps p99 5 ms at no level that was measured: at concurrency 1, the lowest, p99 is 10 ms.",
+            "toy keeps p99 5 ms at no level that was measured: at concurrency 1 already p99 is 10 ms.",
         ),
         (
             20.0,

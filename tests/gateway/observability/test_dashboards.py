@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +14,12 @@ import pytest
 
 from observability.dashboards import FOLDER
 from observability.dashboards.gpu import GPU_METRICS
+from observability.otlp import Receiver
 from tests.gateway.conftest import open_door
 from tests.gateway.envoy.certificates import Authority
 from tests.gateway.guards.conftest import BINARY as REDIS
 from tests.gateway.guards.conftest import Redis
+from tests.gateway.observability import rules
 from tests.gateway.observability.prometheus import Prometheus, running_prometheus
 from tests.gateway.observability.traffic import AT_ONCE, FORBIDDEN, REQUESTS_A_MINUTE, Traffic
 from tritonforge.server import TritonServer
@@ -59,11 +63,13 @@ class Expression:
         board: Name of the file.
         panel: Its title.
         text: PromQL, variables filled in.
+        exemplars: Whether single requests are shown.
     """
 
     board: str
     panel: str
     text: str
+    exemplars: bool
 
     @property
     def needs_gpu(self) -> bool:
@@ -82,21 +88,39 @@ def expressions() -> Iterator[Expression]:
         board = json.loads(path.read_text())
         for panel in board["panels"]:
             for target in panel.get("targets", ()):
-                yield Expression(path.stem, panel["title"], fill_in(target["expr"]))
+                text = fill_in(target["expr"])
+                yield Expression(path.stem, panel["title"], text, target.get("exemplar", False))
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A run, and who watches.
+
+    Attributes:
+        prometheus: Scrapes Triton, Envoy and the facade.
+        receiver: Got the traces.
+    """
+
+    prometheus: Prometheus
+    receiver: Receiver
 
 
 @pytest.fixture(scope="module")
-def prometheus(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """After a run with all kinds of traffic; its servers still live, but for Redis."""
+def observed(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    """After all kinds of traffic; all servers still live, but for Redis."""
     if REDIS is None:
         pytest.skip("redis-server is not installed: apt-get install redis-server")
     folder = tmp_path_factory.mktemp("observed")
     authority = Authority()
+    ca = authority.write(folder / "ca.pem")
     certificate, key = authority.issue(folder, "door")
-    redis = Redis(folder)
-    redis.start()
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack:
+        redis = Redis(folder)
+        redis.start()
+        stack.callback(redis.kill)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("TRITONFORGE_REDIS_URL", redis.url)
+        receiver = stack.enter_context(Receiver())
         server = {
             "http_port": int(triton.http_address.rpartition(":")[2]),
             "grpc_port": int(triton.grpc_url.rpartition(":")[2]),
@@ -113,28 +137,25 @@ def prometheus(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -
                 "shared": {"requests_per_minute": REQUESTS_A_MINUTE},
             },
             "screen": {"deny": [FORBIDDEN]},
+            "tracing": {"endpoint": receiver.url, "sampling_percent": 100},
         }
-        ca = authority.write(folder / "ca.pem")
-        try:
-            with open_door([triton], folder, **sections) as door:
-                targets = {
-                    "triton": [triton.metrics_url.split("/")[2]],
-                    "gateway": [door.metrics_url.split("/")[2]],
-                }
-                with running_prometheus(folder, targets) as prometheus:
-                    traffic = Traffic(door, ca)
-                    prometheus.wait_for_scrapes()
-                    for name in ("red", "green"):  # rates need a second time, after the first was seen
-                        traffic.round(name)
-                        prometheus.wait_for_scrapes()
-                    redis.kill()
-                    assert traffic.once() == 200
-                    with traffic.socket("open"):
-                        prometheus.wait_for_scrapes()
-                        yield prometheus
-                    traffic.close()
-        finally:
-            redis.kill()
+        door = stack.enter_context(open_door([triton], folder, **sections))
+        targets = {
+            "triton": [triton.metrics_url.split("/")[2]],
+            "gateway": [door.metrics_url.split("/")[2]],
+        }
+        prometheus = stack.enter_context(running_prometheus(folder, targets))
+        traffic = Traffic(door, ca)
+        stack.callback(traffic.close)
+        prometheus.wait_for_scrapes()
+        for name in ("red", "green"):  # rates need a second time, after the first was seen
+            traffic.round(name)
+            prometheus.wait_for_scrapes()
+        redis.kill()
+        assert traffic.once() == 200
+        stack.enter_context(traffic.socket("open"))
+        prometheus.wait_for_scrapes()
+        yield Observed(prometheus, receiver)
 
 
 def values(prometheus: Prometheus, expression: Expression) -> list[float]:
@@ -160,12 +181,12 @@ def complaints(found: dict[Expression, list[float]]) -> dict[Expression, str]:
     return {e: text for e, text in said.items() if text}
 
 
-def test_every_expression_has_data(prometheus: Prometheus) -> None:
+def test_every_expression_has_data(observed: Observed) -> None:
     asked = list(expressions())
     assert len(asked) > 100
     deadline = time.monotonic() + 30
     while True:
-        found = {expression: values(prometheus, expression) for expression in asked}
+        found = {expression: values(observed.prometheus, expression) for expression in asked}
         wrong = complaints(found)
         if not wrong or time.monotonic() > deadline:
             break
@@ -175,3 +196,46 @@ def test_every_expression_has_data(prometheus: Prometheus) -> None:
         for e, samples in sorted(found.items(), key=lambda item: item[0] not in wrong)
     ]
     assert not wrong, "\n".join([f"{len(wrong)} of {len(asked)} expressions:", *report])
+
+
+def test_points_on_latency_lead_to_traces(observed: Observed) -> None:
+    shown = [expression for expression in expressions() if expression.exemplars]
+    assert len(shown) > 5
+    now = time.time()
+    found: dict[Expression, set[str]] = {}
+    for expression in shown:
+        series = observed.prometheus.ask(
+            "/api/v1/query_exemplars", query=expression.text, start=str(now - 600), end=str(now)
+        )
+        found[expression] = {e["labels"]["trace_id"] for each in series for e in each["exemplars"]}
+    assert not [expression for expression, traces in found.items() if not traces]
+    wanted = set.union(*found.values())
+    received = observed.receiver.wait(lambda spans: wanted <= {span.trace_id for span in spans}, 30)
+    assert wanted <= {span.trace_id for span in received}
+
+
+def test_what_variables_offer_is_there(observed: Observed) -> None:
+    offered = [
+        (path.stem, *re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups())
+        for path in sorted(FOLDER.glob("*.json"))
+        for variable in json.loads(path.read_text())["templating"]["list"]
+        if variable["type"] == "query"
+    ]
+    assert {name for *_, name in offered} >= {"instance", "model"}
+    for board, selector, label in offered:
+        series = observed.prometheus.ask("/api/v1/series", **{"match[]": selector})
+        assert board == "gpu" or any(entry.get(label) for entry in series), (board, selector)
+
+
+def test_every_metric_that_rules_read_is_scraped(observed: Observed) -> None:
+    scraped = set(observed.prometheus.ask("/api/v1/label/__name__/values"))
+    assert len(rules.metrics_read()) > 50
+    assert rules.metrics_read() - rules.SHOWN_ELSEWHERE <= scraped
+    assert "envoy_cluster_grpc_0" in scraped
+
+
+def test_every_rule_can_be_evaluated(observed: Observed) -> None:
+    groups = observed.prometheus.ask("/api/v1/rules")["groups"]
+    found = [rule for group in groups for rule in group["rules"]]
+    assert len(found) == len(list(rules.rules()))
+    assert [rule for rule in found if rule["health"] != "ok"] == []

@@ -52,10 +52,14 @@ def ask(server: TritonServer, texts: Sequence[str], *outputs: str) -> dict[str, 
     return {output["name"]: output["data"] for output in answer.json()["outputs"]}
 
 
-def hits(server: TritonServer) -> int:
-    series = 'nv_cache_num_hits_per_model{model="sort_cached",version="1"} '
+def count(server: TritonServer, metric: str) -> int:
+    series = f'{metric}{{model="sort_cached",version="1"}} '
     lines = httpx.get(server.metrics_url, trust_env=False).text.splitlines()
     return next(int(line.removeprefix(series)) for line in lines if line.startswith(series))
+
+
+def hits(server: TritonServer) -> int:
+    return count(server, "nv_cache_num_hits_per_model")
 
 
 def test_each_gets_the_outputs_it_asks_for_whatever_was_asked_before(server: TritonServer) -> None:
@@ -68,6 +72,14 @@ def test_each_gets_the_outputs_it_asks_for_whatever_was_asked_before(server: Tri
     assert ask(server, ["which outputs"], "scores", "score").keys() == {"scores", "score"}
     assert hits(server) == before + 3
     assert ask(server, ["other outputs"], "scores") != ask(server, ["which outputs"], "scores")
+
+
+def test_what_the_alerts_on_the_cache_read_is_counted(server: TritonServer) -> None:
+    metrics = ("nv_inference_request_success", "nv_cache_num_hits_per_model", "nv_cache_num_misses_per_model")
+    before = [count(server, metric) for metric in metrics]
+    for _ in range(2):
+        ask(server, ["asked twice"])
+    assert [count(server, metric) for metric in metrics] == [before[0] + 2, before[1] + 1, before[2] + 1]
 
 
 def test_the_client_library_is_served_from_it(server: TritonServer) -> None:

@@ -67,18 +67,24 @@ def load_page(runs: Sequence[LoadRun], slo: Slo | None = None) -> str:
         The page: styles and plots inside, nothing fetched from anywhere.
     """
     reads = read_sweeps(runs, slo)
-    named = list(zip(run_names(runs), runs, strict=True))
+    names, told = run_names(runs), [_facts(run) for run in runs]
+    named = list(zip(names, runs, strict=True))
+    shared = {key: told[0][key] for key in told[0] if all(key in f and f[key] == told[0][key] for f in told)}
     return (
         environment(_PACKAGE)
         .get_template("load.html.j2")
         .render(
             title=" and ".join(dict.fromkeys(run.setting.model for run in runs)),
             slo=slo,
-            headlines=[capacity_sentence(read) for read in reads],
+            headlines=[(read.name, capacity_sentence(read)) for read in reads],
             places=list(dict.fromkeys(where_sentence(run) for run in runs)),
             tone=_tone(reads),
             tiles=_tiles(reads),
-            settings=[(name, _facts(run), run.setting.command) for name, run in named],
+            shared=shared,
+            differing=[
+                {"run": name} | _without(facts, shared) for name, facts in zip(names, told, strict=True)
+            ],
+            commands=[(name, run.setting.command) for name, run in named],
             curve=curve_plot(reads, slo),
             reads=[_read(read, number_) for number_, read in enumerate(reads)],
             levels=[plot for plot in _level_plots(reads) if plot],
@@ -134,6 +140,11 @@ def _facts(run: LoadRun) -> dict[str, Any]:
         "texts": setting.corpus,
         "shared memory": setting.shared_memory,
     }
+
+
+def _without(facts: Row, shared: Row) -> dict[str, Any]:
+    """What a run does not have in common with all others."""
+    return {key: value for key, value in facts.items() if key not in shared}
 
 
 def _read(read: Read, at: int) -> dict[str, Any]:

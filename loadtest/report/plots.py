@@ -45,6 +45,7 @@ class Read:
 def curve_plot(reads: Sequence[Read], slo: Slo | None) -> Markup | None:
     """Latency over throughput; None where nothing was answered."""
     lines = {read.name: _answered(read.sweep) for read in reads}
+    several = len(reads) > 1  # each has a colour of its own; the styles of lines say which percentile
     if not any(lines.values()):
         return None
 
@@ -52,15 +53,15 @@ def curve_plot(reads: Sequence[Read], slo: Slo | None) -> Markup | None:
         axes = figure.subplots()
         for (color, marker), read in zip(_looks(len(reads)), reads, strict=True):
             for name, shade in zip(_CURVES, SERIES, strict=False):
-                own = color if len(reads) > 1 else shade
-                label = f"{read.name} {name}".strip()
+                own = color if several else shade
+                label = name if not several else read.name if name == "p99" else None
                 _line(axes, lines[read.name], name, own, marker, _STYLES[name], label)
-            _mark(axes, read, color if len(reads) > 1 else INK)
+            _mark(axes, read, color if several else INK, named=not several)
         for objective in slo.objectives if slo else ():
             if objective.of == "latency":
                 label = f"objective: {objective}"
                 axes.axhline(objective.limit, color=BAD, linestyle="-.", linewidth=1.5, label=label)
-        for at in [point for line in lines.values() for point, _ in line] if len(reads) == 1 else ():
+        for at in [point for line in lines.values() for point, _ in line] if not several else ():
             if at.latency is not None:
                 place = (at.requests_per_second, at.latency.p99)
                 axes.annotate(
@@ -78,8 +79,8 @@ def curve_plot(reads: Sequence[Read], slo: Slo | None) -> Markup | None:
         for read in reads
         for point, t in lines[read.name]
     )
-    high = 440 + 20 * max(0, len(reads) - 1)
-    return plot("curve", "Latency against throughput", said, high, draw, high + 60)
+    legend = 20 * len(reads)
+    return plot("curve", "Latency against throughput", said, 440 + legend // 3, draw, 480 + legend)
 
 
 def _looks(count: int) -> list[tuple[str, str]]:
@@ -100,7 +101,7 @@ def _line(
     color: str,
     marker: str,
     style: str,
-    label: str,
+    label: str | None,
 ) -> None:
     """One percentile over throughput; what is left out of capacity and knee is hollow, and off the line."""
     for sound in (True, False):
@@ -114,15 +115,15 @@ def _line(
                 linewidth=2,
                 linestyle=style if sound else "none",
                 markerfacecolor=color if sound else "none",
-                label=label if sound else f"{label}, left out",
+                label=label if sound or label is None else f"{label}, left out",
             )
 
 
-def _mark(axes: Any, read: Read, color: str) -> None:
-    """Capacity with its interval, and the knee."""
+def _mark(axes: Any, read: Read, color: str, named: bool) -> None:
+    """Capacity with its interval, and the knee; in the legend if ``named``."""
     capacity, knee = read.capacity, read.knee
     if capacity and capacity.outcome in ("between", "at_least"):
-        label = f"{read.name} capacity".strip()
+        label = "capacity" if named else None
         axes.axvline(capacity.requests_per_second, color=color, linewidth=1.5, label=label)
         if capacity.interval:
             low, high = capacity.interval
@@ -138,7 +139,7 @@ def _mark(axes: Any, read: Read, color: str) -> None:
             markeredgewidth=2,
             color=color,
             markerfacecolor="none",
-            label=f"{read.name} knee".strip(),
+            label="knee" if named else None,
         )
 
 
@@ -171,16 +172,17 @@ def level_plot(name: str, reads: Sequence[Read]) -> Markup | None:
             levels = [point.level for point, _ in line]
             look: dict[str, Any] = {"marker": marker, "markersize": 6, "linewidth": 2}
             rates = [point.requests_per_second for point, _ in line]
-            label = f"{own} throughput".strip()
-            panels[0].plot(levels, rates, color=color if len(reads) > 1 else SERIES[3], label=label, **look)
+            several = len(reads) > 1
+            label = own if several else "throughput"
+            panels[0].plot(levels, rates, color=color if several else SERIES[3], label=label, **look)
             for shade, percentile in zip(SERIES, percentiles, strict=False):
                 values = [getattr(times, percentile) for _, times in line]
-                label, style = f"{own} {percentile}".strip(), _STYLES[percentile]
-                hue = color if len(reads) > 1 else shade
-                panels[1].plot(levels, values, color=hue, linestyle=style, label=label, **look)
+                hue, style = color if several else shade, _STYLES[percentile]
+                named = None if several else percentile
+                panels[1].plot(levels, values, color=hue, linestyle=style, label=named, **look)
         panels[0].set_ylim(bottom=0)
         panels[0].set_ylabel("requests per second")
-        panels[1].set_ylabel("latency, ms")
+        panels[1].set_ylabel("latency, ms" if len(reads) == 1 else "p99, ms")
         _scale(panels[1], [v for line in lines.values() for _, t in line for v in (t.p50, t.p99)])
         for axes in panels:
             _scale(axes, [point.level for line in lines.values() for point, _ in line], across=True)
@@ -194,7 +196,8 @@ def level_plot(name: str, reads: Sequence[Read]) -> Markup | None:
         for point, times in line
     )
     title = f"Throughput and latency against {reads[0].sweep.unit}"
-    return plot(name, title, said, 340, draw, 560)
+    legend = 20 * len(reads)
+    return plot(name, title, said, 340 + legend // 3, draw, 560 + legend)
 
 
 def stream_plot(name: str, sweep: Sweep) -> Markup | None:

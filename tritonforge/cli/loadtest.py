@@ -199,6 +199,9 @@ def loadtest(
         err_console.status("load test") as status,
     ):
         done = load(place, status.update)
+    if engine_threads is not None:  # over what the model's configuration says, which the tools read
+        setting = done.setting.model_copy(update={"engine_threads": engine_threads})
+        done = done.model_copy(update={"setting": setting})
     _tell(done, folder, slo_p99_ms, slo_ttft_p99_ms, as_json=as_json)
 
 

@@ -124,7 +124,7 @@ def test_several_runs_are_told_apart() -> None:
     page = read_page(load_page(twins, SLO))
     for name in ("toy 1", "toy 2", "other"):
         assert name in page.text
-    assert sum(part.startswith("toy serves ") for part in page.text) == 3
+    assert sum("toy serves " in part for part in page.text) == 3
 
 
 def test_a_page_is_named_or_its_folder(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from gateway.identity import REQUEST_ID_HEADER
 _TIME = "%Y-%m-%dT%T.%e%z"
 _GOOD_ID, _LONGEST_ID = "^[0-9A-Za-z._:/+=-]+$", 128
 _ASIDE = "x-tritonforge-request-id"
-_REQUEST_ID = f"%REQ({_ASIDE}?{REQUEST_ID_HEADER})%"
+REQUEST_ID = f"%REQ({_ASIDE}?{REQUEST_ID_HEADER})%"
 
 _FIELDS = {
     "time": "%START_TIME%",
@@ -23,7 +23,7 @@ _FIELDS = {
     "component": "envoy",
     "logger": "access",
     "event": "request",
-    "request_id": _REQUEST_ID,
+    "request_id": REQUEST_ID,
     "trace_id": "%TRACE_ID%",
     "model": f"%DYNAMIC_METADATA({METADATA}:model)%",
     "subject": "%REQ(X-TRITONFORGE-SUBJECT)%",
@@ -43,7 +43,7 @@ _FIELDS = {
 }
 _TEXT = (
     "%START_TIME% [info     ] request  %REQ(:METHOD)% %PATH(NQ)% %RESPONSE_CODE% %RESPONSE_FLAGS% "
-    f"%DURATION% ms request_id={_REQUEST_ID} trace_id=%TRACE_ID% subject=%REQ(X-TRITONFORGE-SUBJECT)%\n"
+    f"%DURATION% ms request_id={REQUEST_ID} trace_id=%TRACE_ID% subject=%REQ(X-TRITONFORGE-SUBJECT)%\n"
 )
 
 
@@ -95,5 +95,5 @@ def tell_request_id() -> dict[str, Any]:
     return extension(
         "tritonforge.request_id",
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
-        mutations={"response_mutations": [{"append": header(REQUEST_ID_HEADER, _REQUEST_ID)}]},
+        mutations={"response_mutations": [{"append": header(REQUEST_ID_HEADER, REQUEST_ID)}]},
     )

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from gateway.config import GatewayConfig
 from gateway.config.tracing import Tracing
 from gateway.envoy.endpoints import system_ca_file
+from gateway.envoy.logs import REQUEST_ID
 from gateway.envoy.pools import seconds
 from gateway.envoy.typed import endpoint, extension, header, socket_address, typed
 from gateway.paths import RunPaths
@@ -47,7 +48,10 @@ def tracing(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
             "overall_sampling": {"value": 100},
             # `http.url` without path and query, which may hold what a caller wrote.
             "max_path_tag_length": 0,
-            "custom_tags": [{"tag": "url.path", "value": "%PATH(NQ)%"}],
+            "custom_tags": [
+                {"tag": "url.path", "value": "%PATH(NQ)%"},
+                {"tag": "request_id", "value": REQUEST_ID},  # as in the logs
+            ],
         }
     }
 

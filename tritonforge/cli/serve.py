@@ -70,6 +70,9 @@ def serve(
             help="Response cache in Redis instead; password: TRITONCACHE_REDIS_PASSWORD.",
         ),
     ] = None,
+    latency_summaries: Annotated[
+        bool, typer.Option(help="Metrics: percentiles of each model's stages on this server.")
+    ] = True,
     log_format: Annotated[
         LogFormat,
         typer.Option(help="json: a line an event; text: as Triton writes; auto: text on a terminal."),
@@ -109,6 +112,7 @@ def serve(
         engine_threads=engine_threads,
         cache_size_bytes=None if cache_mib is None else cache_mib << 20,
         cache_redis=cache_redis,
+        latency_summaries=latency_summaries,
         otlp_endpoint=otlp_endpoint,
         trace_rate=trace_rate,
         log_verbose=log_verbose,

@@ -27,6 +27,7 @@ class ServerOptions(BaseModel):
             it; a password comes from the variable TRITONCACHE_REDIS_PASSWORD.
         engine_threads: Threads of one engine instance, over what its config.pbtxt says.
         http_threads: Threads of the HTTP front end; None: as many as usable CPUs, 2 to 8.
+        latency_summaries: Whether Triton keeps percentiles of the last minute for each stage of each model.
         otlp_endpoint: Base URL of an OTLP/HTTP collector that spans are sent to; None: no traces.
         trace_rate: Of requests without a ``traceparent`` header one in so many is traced; 0: none of them.
             Those with one always are.
@@ -49,6 +50,7 @@ class ServerOptions(BaseModel):
     cache_redis: str | None = None
     engine_threads: int | None = Field(default=None, ge=1)
     http_threads: int | None = Field(default=None, ge=1)
+    latency_summaries: bool = True
     otlp_endpoint: str | None = None
     trace_rate: int = Field(default=0, ge=0)
     extra_args: tuple[str, ...] = ()

@@ -280,7 +280,10 @@ class TritonServer:
             f"--metrics-address={options.host}",
             f"--metrics-port={metrics}",
             "--metrics-config=counter_latencies=true",
-            "--metrics-config=summary_latencies=true",
+            # To be given once: of two the first holds.
+            f"--metrics-config=summary_latencies={str(options.latency_summaries).lower()}",
+            # From Triton 24.11 on: time to the first response of decoupled models. 2.51 ignores it.
+            "--metrics-config=histogram_latencies=true",
             f"--log-verbose={options.log_verbose}",
             f"--log-info={str(options.log_info).lower()}",
             f"--log-warning={str(options.log_warning).lower()}",

@@ -67,14 +67,23 @@ def test_grpc_answers(toy_server: TritonServer) -> None:
         assert client.is_model_ready("front")
 
 
-def test_engine_threads_and_cache_reach_the_server(toy_repository: Path, tmp_path: Path) -> None:
+def test_options_reach_the_server(toy_repository: Path, tmp_path: Path) -> None:
     options = ServerOptions(
-        http_port=0, grpc_port=0, metrics_port=0, engine_threads=3, cache_size_bytes=1 << 20, models=("slow",)
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        engine_threads=3,
+        cache_size_bytes=1 << 20,
+        latency_summaries=False,
+        models=("slow",),
     )
     with (tmp_path / "log").open("wb") as log, TritonServer(toy_repository, options, log_sink=log) as server:
         assert server.models == ("slow",)
         assert any("engine threads: 3" in line for line in server.log_tail())
         assert any("cache_enabled" in line and "| 1 " in line for line in server.log_tail())
+        metrics = httpx.get(server.metrics_url, trust_env=False).text
+        assert "nv_inference_request_duration_us" in metrics
+        assert "summary_us" not in metrics
     assert b"engine threads: 3" in (tmp_path / "log").read_bytes()
 
 

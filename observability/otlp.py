@@ -30,6 +30,7 @@ from tritonforge.errors import ServerError
 PATH = "/v1/traces"
 _JSON, _PROTOBUF = "application/json", "application/x-protobuf"
 _LARGEST = 64 << 20
+_POLL_S = 0.05
 _IDS = frozenset({"traceId", "spanId", "parentSpanId"})
 
 Value = str | bool | int | float | list[Any] | dict[str, Any] | None
@@ -158,7 +159,9 @@ class Receiver:
                 f"cannot listen: {error.strerror}", where=f"{host}:{port}", mend="choose another port, or 0"
             ) from error
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="otlp", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="otlp", daemon=True
+        )
         self._thread.start()
 
     def __enter__(self) -> Receiver:

@@ -169,8 +169,11 @@ def _load_raw(repository: str, model: str, config: dict[str, Any], threads: int 
     _raw["threads"] = runner.threads
     _raw["encoder"] = encoder
     limits = TokenizerSettings(max_length=settings.max_length or 512, max_text_bytes=1 << 20, threads=1)
+    tokenizing = f"{model}_tokenizer"
+    if not (Path(repository) / tokenizing).is_dir():  # the engine's model tokenizes too
+        tokenizing = f"{model}_engine"
     _raw["tokenizer"] = BatchTokenizer(
-        _newest_version(Path(repository) / f"{model}_tokenizer") / "tokenizer.json", limits
+        _newest_version(Path(repository) / tokenizing) / "tokenizer.json", limits
     )
 
 

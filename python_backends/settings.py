@@ -101,7 +101,10 @@ class TokenizerSettings:
         return cls(
             max_length=parameters.integer("max_length", minimum=1),
             max_text_bytes=parameters.integer("max_text_bytes", minimum=1, default=1 << 20),
-            threads=parameters.integer("threads", minimum=0, default=0),
+            # Where one model does both, `threads` are the engine's.
+            threads=parameters.integer(
+                "tokenizer_threads", minimum=0, default=parameters.integer("threads", minimum=0, default=0)
+            ),
         )
 
 

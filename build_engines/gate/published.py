@@ -52,7 +52,7 @@ def find_published(repository: Path, model: str) -> Published:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         name, version, facts = manifest["recipe"], int(manifest["version"]), manifest["build"]
         recipe = Recipe.model_validate(facts["recipe"])
-        names = ModelNames(name)
+        names = ModelNames(name, fused=recipe.stages == "fused")
         engine = repository / names.engine / str(version)
         published = Published(
             version=version,
@@ -60,7 +60,7 @@ def find_published(repository: Path, model: str) -> Published:
             compiled=CompiledEngine(
                 facts["engine"], facts["precision"], facts["layout"], engine, facts["model_file"]
             ),
-            tokenizer=repository / names.tokenizer / str(version) / "tokenizer.json",
+            tokenizer=repository / names.tokenizing / str(version) / "tokenizer.json",
             pruned=bool(facts.get("pruned")),
             forced=bool(facts.get("forced")),
         )

@@ -19,6 +19,7 @@ from build_engines.repository.config import (
     cached_config,
     engine_config,
     ensemble_config,
+    fused_config,
     to_pbtxt,
     tokenizer_config,
 )
@@ -56,12 +57,15 @@ def assemble(
     Raises:
         OSError: If the disk is full.
     """
-    names = ModelNames.of(recipe.name, compiled.engine, caches=recipe.cache.enabled)
-    configs = {
-        names.tokenizer: tokenizer_config(recipe, spec),
-        names.ensemble: ensemble_config(recipe, spec, names),
-    }
-    if names.fans_out:
+    names = ModelNames.of(
+        recipe.name, compiled.engine, caches=recipe.cache.enabled, fused=recipe.stages == "fused"
+    )
+    configs = {names.ensemble: ensemble_config(recipe, spec, names)}
+    if not names.fused:
+        configs[names.tokenizer] = tokenizer_config(recipe, spec)
+    if names.fused:
+        configs[names.engine] = fused_config(recipe, spec, compiled)
+    elif names.fans_out:
         configs[names.engine] = plan_config(recipe, spec, compiled)
         configs[names.fanout] = fanout_config(recipe, spec, compiled)
     else:
@@ -78,18 +82,20 @@ def assemble(
     for config in configs.values():
         begin_model(staging, config, manifest)
 
-    tokenizer = staging / names.tokenizer / str(version)
+    tokenizer = staging / names.tokenizing / str(version)
     link_or_copy(tokenizer_path, tokenizer / "tokenizer.json")
-    write_backend(tokenizer, "tokenizer")
+    if not names.fused:
+        write_backend(tokenizer, "tokenizer")
     if recipe.warmup.enabled:
-        _write_warmup(staging / names.tokenizer / "warmup" / WARMUP_TEXT_FILE, "A door opens by itself.")
+        _write_warmup(staging / names.tokenizing / "warmup" / WARMUP_TEXT_FILE, "A door opens by itself.")
 
     engine = staging / names.engine / str(version)
     for path in compiled.folder.iterdir():
         link_or_copy(path, engine / path.name)
     # The model that turns the engine's rows into answers, which needs the labels.
     answering = staging / (names.fanout if names.fans_out else names.engine)
-    write_backend(answering / str(version), "fanout" if names.fans_out else "encoder")
+    backend = "fused" if names.fused else "fanout" if names.fans_out else "encoder"
+    write_backend(answering / str(version), backend)
 
     if spec.labels:
         labels = "".join(f"{label}\n" for label in spec.labels)

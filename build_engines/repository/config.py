@@ -64,6 +64,12 @@ def _ensemble(name: str, recipe: Recipe, spec: ModelSpec) -> ModelConfig:
 def _add_steps(config: ModelConfig, names: ModelNames) -> None:
     """Text to tokens, tokens to the task's outputs."""
     steps = config.ensemble_scheduling.step
+    if names.fused:
+        both = steps.add(model_name=names.engine, model_version=-1)
+        both.input_map[TEXT] = TEXT
+        for output in config.output:
+            both.output_map[output.name] = output.name
+        return
     tokenize = steps.add(model_name=names.tokenizer, model_version=-1)
     tokenize.input_map[TEXT] = TEXT
     tokenize.output_map[TOKENS] = TOKENS
@@ -90,11 +96,23 @@ def tokenizer_config(recipe: Recipe, spec: ModelSpec) -> ModelConfig:
         threads=recipe.threads.tokenizer,
     )
     if recipe.warmup.enabled:
-        sample = config.model_warmup.add(name="text", batch_size=1)
-        # From a file: zero_data is the empty text, and without special tokens that is no token, an error.
-        sample.inputs[TEXT].CopyFrom(
-            pb.ModelWarmup.Input(data_type=pb.TYPE_STRING, dims=[1], input_data_file=WARMUP_TEXT_FILE)
-        )
+        _add_text_warmup(config)
+    return config
+
+
+def fused_config(recipe: Recipe, spec: ModelSpec, compiled: CompiledEngine) -> ModelConfig:
+    """Config of tokenizer and engine in one model: STRING [b, 1] to the task's outputs."""
+    config = python_model(ModelNames(recipe.name).engine, recipe, recipe.instances.engine)
+    config.input.add(name=TEXT, data_type=pb.TYPE_STRING, dims=[1])
+    add_outputs(config, spec)
+    _add_token_count(config)
+    add_batching(config, recipe, delay_us=recipe.batching.max_queue_delay_us)
+    _set_engine_parameters(config, recipe, spec, compiled)
+    set_parameters(
+        config, max_text_bytes=recipe.limits.max_text_bytes, tokenizer_threads=recipe.threads.tokenizer
+    )
+    if recipe.warmup.enabled:
+        _add_text_warmup(config)
     return config
 
 
@@ -104,6 +122,16 @@ def engine_config(recipe: Recipe, spec: ModelSpec, compiled: CompiledEngine) -> 
     config.input.add(name=TOKENS, data_type=pb.TYPE_INT32, dims=[-1], allow_ragged_batch=True)
     add_outputs(config, spec)
     add_batching(config, recipe, delay_us=recipe.batching.max_queue_delay_us)
+    _set_engine_parameters(config, recipe, spec, compiled)
+    if recipe.warmup.enabled:
+        add_warmups(config, warmup_lengths(recipe, spec))
+    return config
+
+
+def _set_engine_parameters(
+    config: ModelConfig, recipe: Recipe, spec: ModelSpec, compiled: CompiledEngine
+) -> None:
+    """What the backend needs to load the engine and to plan its runs."""
     set_parameters(
         config,
         engine=compiled.engine,
@@ -117,9 +145,14 @@ def engine_config(recipe: Recipe, spec: ModelSpec, compiled: CompiledEngine) -> 
         vocab_size=spec.vocab_size,
         max_length=spec.max_length,
     )
-    if recipe.warmup.enabled:
-        add_warmups(config, warmup_lengths(recipe, spec))
-    return config
+
+
+def _add_text_warmup(config: ModelConfig) -> None:
+    """One text, from a file: zero_data is the empty text, and without special tokens no token, an error."""
+    sample = config.model_warmup.add(name="text", batch_size=1)
+    sample.inputs[TEXT].CopyFrom(
+        pb.ModelWarmup.Input(data_type=pb.TYPE_STRING, dims=[1], input_data_file=WARMUP_TEXT_FILE)
+    )
 
 
 def declare_task(config: ModelConfig, recipe: Recipe, task: ServedTask) -> None:

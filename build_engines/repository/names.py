@@ -16,16 +16,18 @@ class ModelNames:
         fans_out: Whether the engine takes one text a request, as Triton's TensorRT backend does, so that a
             model between tokenizer and engine sends it the rows of a request one by one.
         caches: Whether Triton keeps answers, which a model inside the ensemble does.
+        fused: Whether the engine tokenizes too.
     """
 
     ensemble: str
     fans_out: bool = False
     caches: bool = False
+    fused: bool = False
 
     @classmethod
-    def of(cls, name: str, engine: EngineName, *, caches: bool = False) -> ModelNames:
+    def of(cls, name: str, engine: EngineName, *, caches: bool = False, fused: bool = False) -> ModelNames:
         """The models of a recipe that an engine serves."""
-        return cls(name, fans_out=engine == "tensorrt", caches=caches)
+        return cls(name, fans_out=engine == "tensorrt", caches=caches, fused=fused)
 
     @property
     def tokenizer(self) -> str:
@@ -34,8 +36,13 @@ class ModelNames:
 
     @property
     def engine(self) -> str:
-        """Token ids to vectors or scores."""
+        """Token ids to vectors or scores; fused, texts to them."""
         return f"{self.ensemble}_engine"
+
+    @property
+    def tokenizing(self) -> str:
+        """The model whose versions hold ``tokenizer.json``."""
+        return self.engine if self.fused else self.tokenizer
 
     @property
     def fanout(self) -> str:
@@ -51,7 +58,8 @@ class ModelNames:
     def all(self) -> tuple[str, ...]:
         """Parts first: an ensemble must never be ahead of what it is made of."""
         between = ((self.fanout,) if self.fans_out else ()) + ((self.cached,) if self.caches else ())
-        return (self.tokenizer, self.engine, *between, self.ensemble)
+        first = () if self.fused else (self.tokenizer,)
+        return (*first, self.engine, *between, self.ensemble)
 
     @property
     def possible(self) -> tuple[str, ...]:

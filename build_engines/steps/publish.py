@@ -15,6 +15,7 @@ from build_engines.repository.assemble import assemble
 from build_engines.repository.names import ModelNames
 from build_engines.repository.publish import publish, published_key, published_version, staging_folder
 from build_engines.versions import source_hash
+from tritonforge.errors import BuildError
 
 
 class PublishStep:
@@ -35,7 +36,15 @@ class PublishStep:
             tokenizer=context.keys["tokenize"],
             code=source_hash(python_backends.__file__) + source_hash(str(repository_package.__file__)),
         )
-        models = ModelNames.of(recipe.name, compiled.engine, caches=recipe.cache.enabled).all
+        fused = recipe.stages == "fused"
+        if fused and compiled.engine == "tensorrt":
+            raise BuildError(
+                "TensorRT runs in a backend of its own, so it cannot be fused with the tokenizer",
+                where=f"{context.recipe_path}: stages",
+                mend="say `stages: separate`, or take a CPU engine",
+            )
+        names = ModelNames.of(recipe.name, compiled.engine, caches=recipe.cache.enabled, fused=fused)
+        models = names.all
 
         def write(staging: Path, version: int) -> None:
             assemble(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ..metrics import BUSY, Meters, Registry
 from .batch import EncodedBatch, Failed, Failure
 
@@ -21,15 +18,8 @@ _TOKENS = (16, 64, 256, 1024, 4096, 16384)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def create_meters(pb_utils: Any, args: Mapping[str, str]) -> Meters:
-    """Register all metrics of one engine model with Triton.
-
-    Args:
-        pb_utils: The module ``triton_python_backend_utils``.
-        args: What Triton gives ``initialize``.
-    """
-    registry = Registry(pb_utils, args)
-    registry.counter(BUSY, "Time in which an instance executed")
+def register(registry: Registry) -> None:
+    """Create the metrics of one engine, beside :data:`BUSY`."""
     registry.counter(TOKENS, "Tokens computed, without padding")
     registry.counter(SEQUENCES, "Texts computed")
     registry.counter(RUNS, "Runs of the engine")
@@ -38,14 +28,13 @@ def create_meters(pb_utils: Any, args: Mapping[str, str]) -> Meters:
     registry.tally(RUN_TOKENS, "Tokens of a run of the engine", _TOKENS)
     registry.tally(EXECUTION_REQUESTS, "Requests that Triton handed over at once", _BATCH)
     registry.tally(EXECUTION_SEQUENCES, "Texts computed of one hand-over", _BATCH)
-    return Meters(registry)
 
 
 def count(meters: Meters, batch: EncodedBatch, seconds: float) -> None:
     """Count one execution.
 
     Args:
-        meters: Of :func:`create_meters`.
+        meters: Over the metrics of :func:`register`.
         batch: Its answers.
         seconds: How long it took.
     """

@@ -59,9 +59,10 @@ def demo(
     log_path = build_dir / name / "demo-server.log"
     with log_path.open("wb") as log:
         start = time.perf_counter()
-        options = ServerOptions(
-            http_port=0, grpc_port=0, metrics_port=0, models=(f"{name}_tokenizer", f"{name}_engine", name)
+        parts = tuple(
+            model for model in (f"{name}_tokenizer", f"{name}_engine", name) if (repository / model).is_dir()
         )
+        options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, models=parts)
         with TritonServer(repository, options, log_sink=log) as server:
             console.print(
                 f"\ntritonserver is up after {time.perf_counter() - start:.1f} s: HTTP {server.http_url}, "

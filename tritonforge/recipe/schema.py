@@ -310,6 +310,11 @@ class Recipe(_Section):
     engine: EngineChoice = Field(
         default="auto", description="auto: the fastest engine for this machine that passes the gate"
     )
+    stages: Literal["separate", "fused"] = Field(
+        default="separate",
+        description="separate: tokenizer and engine are models of their own; fused: one model does both, "
+        "which costs a request less (CPU engines only)",
+    )
     precision: PrecisionChoice = Field(
         default="fp32",
         description="auto: the fastest that passes the gate. Where none is named, generation means fp16",
@@ -366,6 +371,8 @@ class Recipe(_Section):
             raise ValueError(f"`generation` has no meaning with task {self.task}")
         if not generates and self.engine in get_args(GeneratorEngine):
             raise ValueError(f"engine {self.engine} generates text; say `task: generation`")
+        if self.stages == "fused" and (generates or self.engine == "tensorrt"):
+            raise ValueError("stages: fused is for encoders on a CPU engine; say `stages: separate`")
         if self.task == "embedding" and self.classification != Classification():
             raise ValueError("`classification` has no meaning with task embedding")
         if self.task == "classification" and self.embedding != Embedding():

@@ -1,0 +1,1 @@
+"""Tokenizer and engine in one model: no tensor travels between two processes."""

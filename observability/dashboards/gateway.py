@@ -85,7 +85,7 @@ def _now() -> tuple[Panel, ...]:
             query(
                 f"min (envoy_listener_ssl_certificate_expiration_unix_time_seconds{{{INSTANCE}}}) - time()"
             ),
-            levels=levels(21 * _DAY_S, 7 * _DAY_S),
+            levels=levels(14 * _DAY_S, 2 * _DAY_S),
         ),
     )
 

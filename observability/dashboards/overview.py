@@ -60,9 +60,9 @@ def _now() -> tuple[Panel, ...]:
         ),
         number(
             "Waiting",
-            "Requests in the queues of all servers.",
+            "Requests in the queues of all servers, and in the lines of generators.",
             "none",
-            query("sum (model:pending_requests:sum)"),
+            query("sum (model:queue_length:sum)"),
             levels=levels(64, 256),
         ),
         number(
@@ -227,9 +227,9 @@ def _saturation() -> tuple[Panel, ...]:
     return (
         series(
             "Waiting, by model",
-            "Requests in queues. A queue that grows while instances are busy: add servers.",
+            "In Triton's queues and generators' lines. Growing while instances are busy: add servers.",
             "none",
-            query("model:pending_requests:sum", "{{model}}"),
+            query("model:queue_length:sum", "{{model}}"),
         ),
         series(
             "Busy, by model",

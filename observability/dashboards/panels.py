@@ -17,6 +17,7 @@ from grafana_foundation_sdk.builders import (
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common as looks
 from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 Panel = Builder[models.Panel]
@@ -121,6 +122,7 @@ def distribution(
     target.format(PromQueryFormat.HEATMAP).legend_format("{{le}}")
     panel = _common(heatmap.Panel(), title, description, unit, [target], width, HEIGHT)
     panel.calculate(False).show_tooltip().y_axis(heatmap.YAxisConfig().unit(unit))
+    panel.color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
     even = common.ScaleDistributionConfig().type(looks.ScaleDistribution.LINEAR)
     return panel.scale_distribution(even)
 

@@ -102,7 +102,7 @@ def running_prometheus(folder: Path, targets: Mapping[str, Sequence[str]]) -> It
 def _configure(folder: Path, targets: Mapping[str, Sequence[str]]) -> None:
     config = yaml.safe_load((CONFIGURATION / "prometheus.yml").read_text())
     names = ("scrape_interval", "scrape_timeout", "evaluation_interval")
-    config["global"] = dict.fromkeys(names, f"{INTERVAL_S}s")
+    config["global"] |= dict.fromkeys(names, f"{INTERVAL_S}s")
     del config["alerting"]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     (folder / "rules").mkdir()

@@ -23,7 +23,7 @@ from typing import Literal
 from scipy import stats
 
 from loadtest.errors import LoadTestError
-from loadtest.report.differences import Difference, differences, unmatched
+from loadtest.report.differences import Difference, differences, load_key, unmatched
 from loadtest.report.slo import errors
 from loadtest.report.sweep import level, ordered
 from loadtest.report.windows import LEAST_WINDOWS, correlation, series, window_values
@@ -162,7 +162,7 @@ def _levels(a: Sequence[LoadRun], b: Sequence[LoadRun]) -> list[tuple[Point, lis
     for runs in (a, b):
         side: dict[tuple[str, float], list[Point]] = {}
         for run in runs:
-            for key, point in {(p.kind, p.level): p for p in ordered(run.points)}.items():
+            for key, point in {load_key(p): p for p in ordered(run.points)}.items():
                 if point.latency is not None:
                     side.setdefault(key, []).append(point)
         sides.append(side)
@@ -180,6 +180,8 @@ def _notes(
                 f"at {level(at)} {shares[0]:.1%} of A's requests failed and {shares[1]:.1%} of B's: times "
                 "are of those answered, and a server that refuses is quick"
             )
+        if len({point.kind for point in (*these, *those)}) > 1:
+            notes.append(f"{level(at)} in A is compared to {level(those[0])} in B: as many in flight at most")
         if any(point.stable is False for point in (*these, *those)):
             notes.append(f"{level(at)} was not steady on one side at least, as its tool found")
     if len(a) == len(b) == 1:

@@ -73,9 +73,14 @@ def _lengths(a: Sequence[LoadRun], b: Sequence[LoadRun]) -> Difference | None:
     return Difference("measured", said[0], said[1])
 
 
+def load_key(point: Point) -> tuple[str, float]:
+    """What levels are matched by: a user of locust has one request in flight, as one of perf_analyzer's."""
+    return ("concurrency" if point.kind == "users" else point.kind, point.level)
+
+
 def unmatched(a: Sequence[LoadRun], b: Sequence[LoadRun]) -> list[str]:
     """Levels that only one side has, in words."""
-    sides = [{(p.kind, p.level): p for run in runs for p in run.points} for runs in (a, b)]
+    sides = [{load_key(p): p for run in runs for p in run.points} for runs in (a, b)]
     said = []
     for name, own, other in (("A", sides[0], sides[1]), ("B", sides[1], sides[0])):
         alone: list[Point] = [point for key, point in own.items() if key not in other]

@@ -20,13 +20,14 @@ from loadtest.report.words import (
     cell_words,
     comparison_sentence,
     growth_sentence,
+    interval_words,
     items,
     knee_sentence,
     where_sentence,
 )
 from loadtest.results import LoadRun, Point
 from tritonforge.page.environment import environment
-from tritonforge.page.formats import ABSENT, number
+from tritonforge.page.formats import number
 
 _PACKAGE = "loadtest.report"
 _LONGEST_NAME = 24  # of a run, in headings and legends
@@ -260,14 +261,12 @@ def diff_page(found: Comparison) -> str:
 def diff_row(found: Comparison, at: int) -> Row:
     """One figure of a comparison, as a row of a table."""
     cell = found.cells[at]
-    unit = ", requests/s" if cell.name == THROUGHPUT else ", ms"
-    interval = ABSENT if cell.low is None or cell.high is None else f"{cell.low:.3f} to {cell.high:.3f}"
     return {
         "level": level(cell.at),
-        "figure": f"{cell.name}{unit}",
+        "figure": "requests/s" if cell.name == THROUGHPUT else f"{cell.name}, ms",
         "A": cell.a,
         "B": cell.b,
         "B / A": f"{cell.ratio:.3f}",
-        "interval": interval,
+        "interval": interval_words(cell),
         "verdict": cell_words(cell),
     }

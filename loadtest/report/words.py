@@ -11,7 +11,7 @@ from loadtest.report.plots import Read
 from loadtest.report.sweep import level
 from loadtest.report.timeline import Growth
 from loadtest.results import LoadRun, Setting
-from tritonforge.page.formats import number
+from tritonforge.page.formats import ABSENT, number
 
 TARGETS = {
     "triton-grpc": "gRPC straight to Triton",
@@ -21,6 +21,8 @@ TARGETS = {
     "websocket": "the gateway's WebSocket",
     "sse": "server-sent events",
 }
+_FACTOR_FROM = 3.0
+_TELLS_NOTHING = 10.0  # a bound of a ratio, or one over it
 _LOCAL = ("127.", "localhost", "[::1]", "unix:")
 
 
@@ -140,10 +142,25 @@ def growth_sentence(growth: Growth) -> str:
 
 
 def cell_words(cell: Cell) -> str:
-    """A verdict with its figure: ``12% better``."""
+    """A verdict with its figure: ``better by 12.0%``."""
     if cell.verdict in ("better", "worse"):
-        return f"{abs(cell.change):.1%} {cell.verdict}"
+        return f"{cell.verdict} by {_size(cell)}"
     return "no difference can be told" if cell.verdict == "unclear" else f"not judged: {cell.why}"
+
+
+def _size(cell: Cell) -> str:
+    """How large a change is: a share, or a factor where that is easier to grasp."""
+    factor = max(cell.ratio, 1 / cell.ratio)
+    return f"{abs(cell.change):.1%}" if factor < _FACTOR_FROM else f"a factor of {factor:.1f}"
+
+
+def interval_words(cell: Cell) -> str:
+    """Bounds of a ratio, cut where they say nothing more."""
+    if cell.low is None or cell.high is None:
+        return ABSENT
+    low = f"{cell.low:.3f}" if cell.low >= 1 / _TELLS_NOTHING else f"<{1 / _TELLS_NOTHING:g}"
+    high = f"{cell.high:.3f}" if cell.high <= _TELLS_NOTHING else f">{_TELLS_NOTHING:g}"
+    return f"{low} to {high}"
 
 
 def comparison_sentence(found: Comparison) -> str:
@@ -167,11 +184,11 @@ def _listed(cells: list[Cell]) -> str:
     said = []
     for name in dict.fromkeys(cell.name for cell in cells):
         own = [cell for cell in cells if cell.name == name]
-        sizes = sorted(abs(cell.change) for cell in own)
+        own.sort(key=lambda cell: abs(cell.change))
         if len(own) == 1:
-            said.append(f"{name} at {level(own[0].at)} (by {sizes[0]:.1%})")
+            said.append(f"{name} at {level(own[0].at)} (by {_size(own[0])})")
         else:
-            said.append(f"{name} at {len(own)} levels (by {sizes[0]:.1%} to {sizes[-1]:.1%})")
+            said.append(f"{name} at {len(own)} levels (by {_size(own[0])} to {_size(own[-1])})")
     return ", ".join(said)
 
 
@@ -180,4 +197,6 @@ def _blind(cells: list[Cell]) -> str:
     widths = sorted(math.sqrt(cell.high / cell.low) - 1 for cell in cells if cell.low and cell.high)
     if not widths:
         return ""
-    return f"One smaller than about {widths[len(widths) // 2]:.0%} would not have been seen."
+    width = widths[len(widths) // 2]
+    least = f"{width:.0%}" if width < _FACTOR_FROM - 1 else f"a factor of {width + 1:,.0f}"
+    return f"One smaller than about {least} would not have been seen."

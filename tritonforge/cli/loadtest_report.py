@@ -162,7 +162,7 @@ def _print_table(rows: list[Any]) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for at, name in enumerate(rows[0] if rows else ()):
         numeric = any(isinstance(list(row.values())[at], int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=bool(name))
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=name not in ("", "verdict"))
     for row in rows:
         table.add_row(*(figure(value) if value != "" else "" for value in row.values()))
     console.print(table, markup=False, highlight=False)

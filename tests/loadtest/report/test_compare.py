@@ -9,9 +9,9 @@ import pytest
 from loadtest.errors import LoadTestError
 from loadtest.report.compare import Comparison, compare
 from loadtest.report.differences import differences
-from loadtest.report.words import comparison_sentence
+from loadtest.report.words import comparison_sentence, interval_words
 from loadtest.results import Latency, LoadRun, Machine, Point
-from tests.loadtest.report.synthetic import Noise, mm1, point, run
+from tests.loadtest.report.synthetic import Noise, mm1, mm1_latency, point, run
 
 LEVELS = (1, 4, 16)
 
@@ -121,6 +121,26 @@ def test_only_common_levels_are_compared() -> None:
     with pytest.raises(LoadTestError, match="no level of load in common") as caught:
         compare([a], [run(mm1())])
     assert caught.value.mend
+
+
+def test_users_are_requests_in_flight() -> None:
+    a, b = server(1), server(2)
+    b = run([p.model_copy(update={"kind": "users"}) for p in b.points], tool="locust")
+    found = compare([a], [b])
+    assert {cell.at.level for cell in found.cells} == set(LEVELS)
+    assert "concurrency 4 in A is compared to 4 users in B: as many in flight at most" in found.notes
+
+
+def test_large_differences_are_factors_and_wide_intervals_are_cut() -> None:
+    a, b = server(1), server(2, 10.0)
+    assert " (by a factor of " in comparison_sentence(compare([a], [b]))
+    noisy = [
+        run([point(1, 100.0, mm1_latency(90.0), noise=Noise(s, spread=0.9, correlation=0.9, windows=6))])
+        for s in (1, 2)
+    ]
+    for cell in compare([noisy[0]], [noisy[1]]).cells:
+        assert cell.verdict == "unclear"
+        assert len(interval_words(cell)) <= len("0.123 to 1.234")
 
 
 def test_failures_are_no_speed() -> None:

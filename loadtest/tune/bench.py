@@ -59,7 +59,7 @@ class Bench:
             level = self.goal.levels[-1] if decisive is None else decisive.level
             # Other texts for each look, or a generator would know the prompts' beginnings.
             seeds = count(_SEEDS * seed)
-            first = self.load(server, level, seconds=min(_FIRST_LOOK_S, self.seconds), seed=next(seeds))
+            first = self.load(server, level, seconds=self._first_look_s, seed=next(seeds))
             if decisive is not None and self.goal.hopeless(first, decisive):
                 return [first], False
             looks = []
@@ -68,6 +68,11 @@ class Bench:
                 if not self.goal.met_by(looks[-1]):
                     break
             return looks, True
+
+    @property
+    def _first_look_s(self) -> float:
+        """Answers of generators take long, so less than the whole would hold too few."""
+        return self.seconds if self.load.generates else min(_FIRST_LOOK_S, self.seconds)
 
     @contextmanager
     def _served(self, recipe: Recipe) -> Iterator[TritonServer]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loadtest.errors import LoadTestError
 from loadtest.perf_analyzer import Plan, run
+from loadtest.results import Point
 from loadtest.tune.goal import Look
 from tritonforge.server import TritonServer
 
@@ -56,17 +57,29 @@ class Load:
             texts_per_request=1 if self.generates else self.items,
             tokens=self.items if self.generates else 64,
         )
-        try:
-            point = run(plan, tool=self.tool).points[0]
-        except LoadTestError as error:
-            # It gives up if a third of the time passes without an answer, as with the first of a slow model.
-            if _TOO_SHORT not in error.what:
-                raise
-            longer = plan.model_copy(update={"duration_s": _LONGER * seconds})
-            point = run(longer, tool=self.tool).points[0]
+        point = self._point(plan)
         times = point.first_token if self.generates else point.latency
         if times is None or not point.items_per_second:
             raise LoadTestError(
                 f"nothing was answered in {seconds:g} s with {level} in flight", mend="give more --seconds"
             )
         return Look(level=level, items_per_second=point.items_per_second, p50_ms=times.p50, p99_ms=times.p99)
+
+    def _point(self, plan: Plan) -> Point:
+        """Run perf_analyzer, longer if need be: it gives up if a third of the time brings no answer."""
+        try:
+            return run(plan, tool=self.tool).points[0]
+        except LoadTestError as error:
+            if _TOO_SHORT not in error.what:
+                raise
+        try:
+            longer = plan.model_copy(update={"duration_s": _LONGER * plan.duration_s})
+            return run(longer, tool=self.tool).points[0]
+        except LoadTestError as error:
+            if _TOO_SHORT not in error.what:
+                raise
+            raise LoadTestError(
+                f"with {plan.levels[0]:g} in flight there is no answer for seconds",
+                where=error.where,
+                mend="give more --seconds, a lower --concurrency, or for generators fewer --items",
+            ) from error

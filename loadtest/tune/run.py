@@ -48,7 +48,7 @@ class Request:
         timeout: Of the search, in seconds.
         method: ``tpe`` or ``grid``.
         seed: Of sampler and texts.
-        seconds: At each level.
+        seconds: At each level; None: 3, or 10 of generators.
         rounds: Pairs of fresh runs.
         keys: To search alone, each with its values or none; empty: all.
         client_batch: Texts of the largest request of clients.
@@ -71,7 +71,7 @@ class Request:
     timeout: float
     method: Method
     seed: int
-    seconds: float
+    seconds: float | None
     rounds: int
     keys: tuple[tuple[str, tuple[Value, ...]], ...]
     client_batch: int | None
@@ -128,7 +128,7 @@ def run(
     remove_leftovers(work)
     progress("perf_analyzer is installed")
     bench = _bench(request, model, work, install())
-    tuning = _tuning(request, model, space, bench.load)
+    tuning = _tuning(request, model, space, bench)
     outcome = Outcome(tuning)
     search = Search(
         bench=bench,
@@ -194,10 +194,10 @@ def _bench(request: Request, model: PublishedModel, work: Path, tool: Path) -> B
         items=request.items or (_ANSWER_TOKENS if generates else 1),
     )
     goal = Goal(request.objective, request.levels, request.slo_p99_ms)
-    return Bench(model, goal, load, work, request.seconds)
+    return Bench(model, goal, load, work, request.seconds or (10.0 if generates else 3.0))
 
 
-def _tuning(request: Request, model: PublishedModel, space: tuple[Parameter, ...], load: Load) -> Tuning:
+def _tuning(request: Request, model: PublishedModel, space: tuple[Parameter, ...], bench: Bench) -> Tuning:
     return Tuning(
         recipe=str(request.path),
         model=model.recipe.name,
@@ -211,10 +211,10 @@ def _tuning(request: Request, model: PublishedModel, space: tuple[Parameter, ...
             "slo_p99_ms": request.slo_p99_ms,
         },
         load={
-            "items": load.items,
-            "length_mix": load.length_mix or corpus.PROMPT_MIX,
+            "items": bench.load.items,
+            "length_mix": bench.load.length_mix or corpus.PROMPT_MIX,
             "corpus": corpus.source(),
-            "seconds": request.seconds,
+            "seconds": bench.seconds,
         },
         method=request.method,
         seed=request.seed,

@@ -54,7 +54,8 @@ def row(trial: Trial, default: dict[str, object], unit: str) -> str:
     """One line for a trial that has just ended."""
     if not trial.number:
         return f"the default: {trial.score:.1f} {unit}"
-    ratio = f"{trial.ratio:.2f} of the default" if trial.ratio else ""
+    # The default that is measured next may change it.
+    ratio = f"about {trial.ratio:.2f} of the default" if trial.ratio else ""
     remark = _remark(trial).partition("\n")[0]
     return f"{', '.join(_differing(trial, default))}: {', '.join(filter(None, (ratio, remark)))}"
 

@@ -49,7 +49,10 @@ def tune(
         typer.Option(help="tpe: Optuna's sampler; grid: all, in random order."),
     ] = "tpe",
     seed: Annotated[int, typer.Option(help="Of the sampler and the texts.")] = 0,
-    seconds: Annotated[float, typer.Option(min=0.1, help="To measure at each concurrency.")] = 3.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="To measure at each concurrency; default: 3, of generators 10."),
+    ] = None,
     rounds: Annotated[
         int, typer.Option(min=2, help="Pairs of fresh runs that default and winner are compared by.")
     ] = 6,

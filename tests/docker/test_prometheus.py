@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "docker" / "prometheus"
 ALERTMANAGER = ROOT / "docker" / "alertmanager" / "alertmanager.yml"
 RUNBOOKS = ROOT / "docs" / "runbooks.md"
+PAGE = ROOT / "docs" / "observability.md"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 
@@ -79,7 +80,7 @@ def test_runbooks_explain_no_alert_that_is_gone() -> None:
     assert set(re.findall(r"^## (\w+)$", RUNBOOKS.read_text(), re.MULTILINE)) == set(ALERTS)
 
 
-def test_recorded_names_follow_the_convention() -> None:
+def test_recorded_names_follow_the_convention_and_are_explained() -> None:
     recorded = [
         rule["record"]
         for path in RULES
@@ -89,6 +90,25 @@ def test_recorded_names_follow_the_convention() -> None:
     ]
     assert len(set(recorded)) == len(recorded) > 80
     assert [name for name in recorded if not re.fullmatch(r"[a-z_]+:[a-z0-9_]+:[a-z0-9_]+", name)] == []
+    # One percentile and one window stand for all.
+    explained = {_kind(name) for name in re.findall(r"`([a-z0-9_:]+)`", PAGE.read_text())}
+    assert {_kind(name) for name in recorded} - explained == set()
+
+
+def _kind(name: str) -> str:
+    return re.sub(r":p\d\d_", ":p_", re.sub(r"_rate\d+[mhd]$", "_rate", name))
+
+
+def test_metrics_of_facade_and_backends_are_explained() -> None:
+    sources = [*ROOT.glob("gateway/**/*.py"), *ROOT.glob("python_backends/**/*.py")]
+    named = {
+        name
+        for path in sources
+        for name in re.findall(r'"(tritonforge_(?!generation|reload)[a-z_]+_[a-z]+)"', path.read_text())
+    }
+    assert len(named) > 25
+    page = PAGE.read_text()
+    assert {name for name in named if f"`{name}" not in page} == set()
 
 
 def test_alertmanager_takes_its_configuration() -> None:

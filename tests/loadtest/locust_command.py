@@ -1,0 +1,34 @@
+"""Runs locust as its users do."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import loadtest
+
+LOCUSTFILE = Path(loadtest.__file__).parent / "locustfile.py"
+
+
+def locust(folder: Path, *arguments: str, **environment: str) -> tuple[int, dict[str, dict[str, str]], str]:
+    """Run locust for some seconds; return its status, its table by protocol, and its output.
+
+    The run is shorter than asked on a busy machine: locust counts the time that its imports took.
+    """
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
+    command += ["-u", "6", "-r", "6", "-t", "3s", "--stop-timeout", "10", "--csv", str(folder / "run")]
+    done = subprocess.run(
+        [*command, *arguments],
+        cwd=LOCUSTFILE.parents[1],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    with (folder / "run_stats.csv").open() as table:
+        rows = {row["Type"]: row for row in csv.DictReader(table) if row["Type"]}
+    return done.returncode, rows, done.stdout + done.stderr

@@ -36,7 +36,7 @@ def test_it_lies_between_the_two_levels_and_is_close_to_the_truth() -> None:
     st.floats(20, 2000),
     st.sampled_from([("p50", 0.5), ("p95", 0.95), ("p99", 0.99)]),
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_it_is_never_more_than_the_server_can_do(
     rates: list[float], limit: float, statistic: tuple[str, float]
 ) -> None:
@@ -116,13 +116,13 @@ def test_tokens_have_objectives_too() -> None:
 def test_the_interval_holds_the_truth(correlation: float) -> None:
     truth = slo_capacity(mm1((40, 50, 60)), Slo((P99,))).requests_per_second
     held, widths = 0, []
-    for seed in range(100):
+    for seed in range(60):
         noise = Noise(seed, spread=0.03, correlation=correlation, windows=20)
         interval = slo_capacity(mm1((40, 50, 60), noise=noise), Slo((P99,))).interval
         assert interval is not None
         held += interval[0] <= truth <= interval[1]
         widths.append(interval[1] - interval[0])
-    assert held >= 89  # of 95 expected; fewer than 90 come by chance about once in fifty
+    assert held >= 53  # of 57 expected; fewer come by chance about once in fifty
     assert np.median(widths) < 0.2 * truth
 
 

@@ -36,9 +36,9 @@ def told(found: Comparison) -> int:
 def test_equal_servers_are_rarely_told_apart(correlation: float) -> None:
     wrong = sum(
         told(compare([server(2 * seed, 1, correlation)], [server(2 * seed + 1, 1, correlation)])) > 0
-        for seed in range(100)
+        for seed in range(60)
     )
-    assert wrong <= 9  # of 5 expected; more come by chance about once in thirty
+    assert wrong <= 6  # of 3 expected; more come by chance about once in thirty
 
 
 def test_equal_servers_of_several_runs_are_rarely_told_apart() -> None:

@@ -119,6 +119,9 @@ class Span:
             self._sdk.end()
 
 
+_NOTHING = Span(None)
+
+
 def begin(name: str, kind: Kind, attributes: Mapping[str, Any] | None = None) -> Span:
     """Begin a span below the current one, without becoming the current one; its :meth:`Span.end` must follow.
 
@@ -130,7 +133,7 @@ def begin(name: str, kind: Kind, attributes: Mapping[str, Any] | None = None) ->
     context = _current.get()
     parent = sampled(context)
     if parent is None:
-        return Span(None)
+        return _NOTHING
     if _provider is None:
         return Span(context)
     from opentelemetry import trace
@@ -183,7 +186,7 @@ def calling(method: str, model: str) -> Iterator[Span]:
         method: Of KServe v2.
         model: Whom it asks.
     """
-    span = begin(f"call {method}", "CLIENT")
+    span = _NOTHING if _current.get() is None else begin(f"call {method}", "CLIENT")
     if not span:
         yield span
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import secrets
 import struct
 import threading
@@ -18,6 +19,7 @@ from tritonforge.errors import ServerError
 Kind = Literal["embedding", "classification", "generation"]
 FIRST_TOKEN = "first token"
 _SERVICE = "client"
+_LOAD_S, _END_S = 60.0, 10.0
 _PATHS = {"embedding": "/embed", "classification": "/classify"}
 
 
@@ -188,37 +190,61 @@ def ask_traced(way: Way) -> Span:
 
 
 @contextmanager
-def others(way: Way, count: int) -> Iterator[Callable[[], int]]:
-    """Keep so many untraced requests in flight meanwhile.
+def others(make: Callable[[], Way], count: int) -> Iterator[Callable[[], int]]:
+    """Keep so many untraced requests in flight meanwhile, from a process of their own.
+
+    In this one they would make the traced request wait for the interpreter.
 
     Args:
-        way: How they are asked.
-        count: In flight at once.
+        make: Gives a way to ask; it is called in that process.
+        count: In flight at once; 0: none.
 
     Yields:
         What counts those that were answered.
-    """
-    stop = threading.Event()
-    answered = [0] * count
 
-    def work(place: int) -> None:
+    Raises:
+        ServerError: None was answered for a long time.
+    """
+    if count == 0:
+        yield lambda: 0
+        return
+    fresh = multiprocessing.get_context("spawn")
+    stop, answered = fresh.Event(), fresh.Value("q", 0)
+    process = fresh.Process(target=_keep_asking, args=(make, count, stop, answered), daemon=True)
+    process.start()
+    try:
+        deadline = time.monotonic() + _LOAD_S
+        while answered.value < count:
+            if time.monotonic() > deadline or not process.is_alive():
+                raise ServerError(
+                    "the load beside got no answers", mend="see the server's log, or lower --load"
+                )
+            time.sleep(0.02)
+        yield lambda: int(answered.value)
+    finally:
+        stop.set()
+        process.join(_END_S)
+        process.kill()
+
+
+def _keep_asking(make: Callable[[], Way], count: int, stop: Any, answered: Any) -> None:
+    way = make()
+
+    def work() -> None:
         while not stop.is_set():
             try:
                 way.ask(None)
             except ServerError:  # a full queue is what a load may lead to
                 stop.wait(0.01)
             else:
-                answered[place] += 1
+                with answered.get_lock():
+                    answered.value += 1
 
-    threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(count)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
-    try:
-        yield lambda: sum(answered)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    for thread in threads:
+        thread.join()
 
 
 def _text_request(question: Question) -> Any:

@@ -8,20 +8,23 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gateway.control.supervisor import Gateway
 
 _START_S = 60.0
 
 
 @contextmanager
-def open_gateway(grpc_address: str, collector: str, *, delay_ms: int) -> Iterator[str]:
-    """Run an open gateway on a free port of this machine, and give its URL.
+def open_gateway(grpc_address: str, collector: str | None, *, delay_ms: int) -> Iterator[Gateway]:
+    """Run an open gateway on a free port of this machine.
 
     It follows a caller's ``traceparent``, keeps no answers, limits nobody, and sends its spans at once.
 
     Args:
         grpc_address: ``host:port`` of a server; it is asked over gRPC only.
-        collector: Base URL that spans go to.
+        collector: Base URL that spans go to; None: nowhere.
         delay_ms: Milliseconds after which the facade sends what it has.
 
     Raises:
@@ -65,7 +68,7 @@ def open_gateway(grpc_address: str, collector: str, *, delay_ms: int) -> Iterato
             run(gateway.__aenter__())
             try:
                 run(send_at_once(gateway))
-                yield gateway.url
+                yield gateway
             finally:
                 run(gateway.stop())
     finally:

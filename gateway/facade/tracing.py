@@ -27,7 +27,11 @@ class TraceRequests:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        tracing.enter(_traceparent(scope))
+        traceparent = _traceparent(scope)
+        tracing.enter(traceparent)
+        if traceparent is None:
+            await self._app(scope, receive, send)
+            return
         method = scope.get("method", "WEBSOCKET")
         with tracing.serving(method, {"http.request.method": method}) as span:
             if not span:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -77,6 +78,12 @@ def trace(
     from observability.otlp import Receiver
 
     host, port = _address(listen)
+    if url is not None and port == 0:
+        raise UsageError(
+            "a running server sends its spans to a port that it knows",
+            where="--listen",
+            mend="give that of its --otlp-endpoint, for example --listen 127.0.0.1:4318",
+        )
     with ExitStack() as stack:
         status = stack.enter_context(err_console.status("starting"))
         receiver = stack.enter_context(Receiver(host, port))
@@ -88,13 +95,13 @@ def trace(
         if through == "gateway":
             from observability.opening import open_gateway
 
-            target = stack.enter_context(open_gateway(grpc_address, receiver.url, delay_ms=_DELAY_MS))
+            target = stack.enter_context(open_gateway(grpc_address, receiver.url, delay_ms=_DELAY_MS)).url
         way = _way(through, target, question, timeout)
         stack.callback(way.close)
         status.update("asking")
         for _ in range(_WARM_UP):
             way.ask(None)
-        with others(_way(through, target, question, timeout), load) as answered:
+        with others(partial(_way, through, target, question, timeout), load) as answered:
             asked = [ask_traced(way) for _ in range(repeat)]
             beside = answered()
         ranked = sorted(asked, key=_nanoseconds)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -107,3 +108,11 @@ def test_a_stub_that_dies_after_a_rebuild_comes_back(
             except ClientError:
                 assert time.monotonic() < end, "\n".join(server.log_tail()[-20:])
                 time.sleep(0.5)
+    while _restarts(server) < 2:  # tokenizer and engine; told in the background
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def _restarts(server: TritonServer) -> int:
+    lines = httpx.get(server.metrics_url, trust_env=False).text.splitlines()
+    return sum(int(line.split()[-1]) for line in lines if line.startswith("tritonforge_stub_restarts_total{"))

@@ -23,6 +23,7 @@ from loadtest.peers.system import PROGRAMS, Way
 
 IN_FLIGHT = 16
 _TIMEOUT_S = 300
+_NEARER = 0.01  # texts that differ in case or a word may be as near as rounding is
 
 
 def reference(model: Path, texts: Sequence[str], setup: Setup) -> NDArray[np.float32] | None:
@@ -127,5 +128,5 @@ def judge(vectors: NDArray[np.float32], wanted: NDArray[np.float32], title: str)
         mean=float(own.mean()),
         least=float(own.min()),
         norm=float(np.abs(lengths - 1).max()),
-        wrong=int((cosines.argmax(axis=1) != np.arange(len(wanted))).sum()),
+        wrong=int((cosines.max(axis=1) > own + _NEARER).sum()),
     )

@@ -55,7 +55,7 @@ class Accuracy(_Record):
         mean: Mean cosine.
         least: The least.
         norm: How far a vector's length is from 1 at most.
-        wrong: Texts whose answer is nearer to another text's reference: a mix-up.
+        wrong: Texts whose answer is clearly nearer to another text's reference: a mix-up.
     """
 
     texts: int

@@ -25,7 +25,8 @@ from loadtest.peers.wrk import find_wrk, run_wrk, write_requests, wrk_version
 from loadtest.served import this_machine
 
 SHORT_MIX = "6:1,16:1,28:1,40:1,52:1"
-_WARM_S = 2
+#: Seconds of load that do not count, before each turn.
+WARM_S = 1
 _JUDGED = 200
 _TEXTS = 2000
 
@@ -44,7 +45,7 @@ class Plan:
 
     connections: tuple[int, ...] = (1, 16, 64)
     rounds: int = 3
-    seconds: float = 4
+    seconds: float = 3
     mix: str = SHORT_MIX
     command: str = "tritonforge compare"
 
@@ -166,7 +167,7 @@ def _measure(
         for connections in plan.connections:
             for way in system.ways:
                 url, folder = running.url(way), folders[way.name]
-                run_wrk(wrk, url, folder, connections=connections, seconds=_WARM_S)
+                run_wrk(wrk, url, folder, connections=connections, seconds=WARM_S)
                 before = running.cpu_seconds()
                 load = run_wrk(wrk, url, folder, connections=connections, seconds=plan.seconds, first=first)
                 used = running.cpu_seconds() - before

@@ -12,6 +12,7 @@ from tritonforge import __version__
 from tritonforge.cli.benchmark import benchmark
 from tritonforge.cli.build import build
 from tritonforge.cli.chat import chat
+from tritonforge.cli.compare import app as compare_app
 from tritonforge.cli.demo import demo
 from tritonforge.cli.demo_chat import demo_chat
 from tritonforge.cli.doctor import doctor
@@ -42,6 +43,7 @@ app.command()(predict)
 app.command()(trace)
 app.command()(chat)
 app.add_typer(gateway_app, name="gateway")
+app.add_typer(compare_app, name="compare")
 app.add_typer(loadtest_app, name="loadtest")
 app.command()(doctor)
 app.command()(demo)

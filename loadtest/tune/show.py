@@ -15,6 +15,7 @@ from loadtest.tune.space import as_yaml
 from tritonforge.page.files import replace_text
 
 _SHOWN = 8  # trials in the table on the terminal
+_NOISY = 0.15
 _WIDTH = 130  # of the page, in characters
 
 
@@ -122,6 +123,8 @@ def _counts(tuning: Tuning) -> str:
     counts = [(status, sum(t.status == status for t in tuning.trials)) for status in ("pruned", "failed")]
     said = ", ".join(f"{count} {status}" for status, count in counts if count)
     noise = "" if tuning.spread is None else f"; the default itself varied by {tuning.spread:.1%}"
+    if tuning.spread is not None and tuning.spread > _NOISY:
+        noise += ": this machine is too busy for a search, only the fresh runs below tell anything"
     return f"{len(tuning.trials)} trials{f', {said}' if said else ''}; {tuning.ended}{noise}"
 
 

@@ -100,9 +100,7 @@ def tune(
     request = Request(
         path=recipe,
         recipe=loaded,
-        overrides={
-            key.partition("=")[0].strip(): yaml.safe_load(key.partition("=")[2]) for key in set_ or []
-        },
+        overrides=dict(_override(each) for each in set_ or []),
         repository=repository,
         build_root=build_dir,
         objective=objective,
@@ -122,12 +120,14 @@ def tune(
         force=force,
         command=shlex.join(["tritonforge", *sys.argv[1:]]),
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop keeps what was found, however it comes
+    # A stop keeps what was found, however it comes.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcome = run(request) if json_ else _run_shown(request)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     if json_:
-        outcome = run(request)
         print_json(outcome.tuning.model_dump(mode="json"))
-    else:
-        outcome = _run_shown(request)
     raise typer.Exit(1 if outcome.interrupted else 0)
 
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.metrics import IN_FLIGHT, exposition, observe
+from gateway.metrics import IN_FLIGHT, child, exposition, observe
 
 router = APIRouter(include_in_schema=False)
 
@@ -47,7 +47,7 @@ class CountRequests:
             await send(message)
 
         start = time.perf_counter()
-        in_flight = IN_FLIGHT.labels(protocol)
+        in_flight = child(IN_FLIGHT, protocol)
         in_flight.inc()
         try:
             await self._app(scope, receive, note_status)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import ApiError
-from gateway.metrics import SERVER_DURATION, Answering, count_tokens, exemplar
+from gateway.metrics import SERVER_DURATION, Answering, child, count_tokens, exemplar
 from gateway.tasks.call import Call
 from gateway.tasks.service import Service
 from gateway.tracing import note_model
@@ -103,7 +103,7 @@ class RowService(Service):
         response = await self._channel.infer(
             request, pool=model.pool, deadline=call.deadline, request_id=call.request_id
         )
-        SERVER_DURATION.labels(model.name).observe(time.perf_counter() - start, exemplar())
+        child(SERVER_DURATION, model.name).observe(time.perf_counter() - start, exemplar())
         outputs: dict[str, Any] = dict(unpack_outputs(response))
         values = outputs[self.output]
         if len(values) != len(texts):

@@ -93,8 +93,6 @@ def tune(
         raise UsageError("--in-place and --output exclude each other", mend="give one of them")
     loaded = load_recipe(recipe, set_ or [])
     require("tuning", "loadtest,build", "optuna", "scipy", "tritonclient", "tokenizers", "safetensors")
-    if build:
-        _build(loaded, recipe, repository, build_dir)
     from loadtest.tune.run import Request, run
 
     request = Request(
@@ -120,6 +118,8 @@ def tune(
         force=force,
         command=shlex.join(["tritonforge", *sys.argv[1:]]),
     )
+    if build:
+        _build(loaded, recipe, repository, build_dir)
     # A stop keeps what was found, however it comes.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

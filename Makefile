@@ -32,15 +32,13 @@ gateway: $(VENV)/.gateway ## The front door over a server that `make serve` runs
 build: $(VENV)/.serving ## Build RECIPE into model_repository/
 	$(BIN)/tritonforge build $(RECIPE)
 
-# What builds engines, and what mostly waits at the door, runs side by side; what measures, or listens on default
-# ports, runs alone.
-ALONE := tests/build_engines/estimate/test_prediction.py
+# tests/order.py deals the tests to the workers. What measures (mark `alone`) has the machine to itself.
+WORKERS ?= 2
+ALONE = $(shell grep -rl 'pytest.mark.alone' tests)
 
 test: $(VENV)/.testing $(VENV)/.chat-model lint ## Set up and run all checks and tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -n 2 --dist loadfile tests/build_engines tests/gateway \
-		--ignore=$(ALONE)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests --ignore=tests/build_engines --ignore=tests/gateway
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ALONE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -n $(WORKERS) --dist loadfile -m 'not alone' tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m alone $(ALONE)
 
 lint: $(VENV)/.testing ## ruff and mypy
 	$(BIN)/ruff check .

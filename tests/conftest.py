@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,10 +19,15 @@ from numpy.typing import NDArray
 from build_engines.context import BuildContext
 from build_engines.pipeline import build, make_context
 from build_engines.report import BuildReport
+from tests.order import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401
 from tritonforge.recipe import Recipe, load_recipe
 from tritonforge.server import ServerOptions, TritonServer
 
 CHECKOUT = Path(__file__).parents[1]
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+
 MAX_LENGTH = 64  # tokens of a text that the tiny models take
 LABELS = ("calm", "glad", "sad")
 

@@ -194,13 +194,13 @@ def gpu_stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 
 @pytest.fixture(scope="session")
-def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def repositories(tmp_path_factory: pytest.TempPathFactory, minilm_build_root: Path) -> dict[str, Path]:
     """A repository of recipes/minilm.yaml for each engine, built by this environment."""
     target = tmp_path_factory.mktemp("repositories")
     for engine in ("onnxruntime", "openvino"):
         command = [sys.executable, "-m", "tritonforge.cli", "build", str(ROOT / "recipes" / "minilm.yaml")]
         command += ["--engine", engine, "--repository", str(target / engine)]
-        command += ["--build-dir", str(ROOT / "build" / "docker-tests" / engine)]
+        command += ["--build-dir", str(minilm_build_root)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     return {path.name: path for path in target.iterdir()}

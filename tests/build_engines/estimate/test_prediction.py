@@ -112,6 +112,7 @@ def predict(name: str, engine: str, build_root: Path) -> CpuEstimate:
     return found.cpu[0]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

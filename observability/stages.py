@@ -36,7 +36,7 @@ class Stage:
 
     Attributes:
         name: For people.
-        nanoseconds: Spent by itself, over all its spans.
+        nanoseconds: In which the answer waited for it, over all its spans.
         hint: What can be done where it is too much.
     """
 
@@ -46,13 +46,13 @@ class Stage:
 
 
 def stages(roots: Sequence[Node]) -> list[Stage]:
-    """The work in a request, the longest first."""
+    """The work in a request, the longest first; together they are its whole time."""
     spent: dict[tuple[str, str], int] = {}
     for root in roots:
-        for _, node in root.walk():
+        for node, nanoseconds in root.critical(root.span.start, root.span.end):
             kind = _kind(node)
-            spent[kind] = spent.get(kind, 0) + node.own
-    found = [Stage(name, own, _HINTS[kind]) for (kind, name), own in spent.items()]
+            spent[kind] = spent.get(kind, 0) + nanoseconds
+    found = [Stage(name, time, _HINTS[kind]) for (kind, name), time in spent.items() if time]
     return sorted(found, key=lambda stage: -stage.nanoseconds)
 
 

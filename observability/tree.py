@@ -58,6 +58,25 @@ class Node:
         for child in self.children:
             yield from child.walk(depth + 1)
 
+    def critical(self, start: int, end: int) -> Iterator[tuple[Node, int]]:
+        """Share a time out over it and all below it, each moment to the one that the answer waited for.
+
+        Where two children overlap, that is the later one: it had what it needed, so nobody waited for what
+        the earlier one still did.
+
+        Args:
+            start: Nanoseconds since 1970.
+            end: The same.
+        """
+        own, at = 0, end
+        for child in reversed(self.children):
+            begun, ended = max(child.span.start, start), min(child.reach, at)
+            if ended > begun:
+                own += at - ended
+                yield from child.critical(begun, ended)
+                at = begun
+        yield self, own + at - start
+
 
 def trees(spans: Sequence[Span]) -> list[Node]:
     """Arrange spans of one trace; a span whose parent is not among them is a root.

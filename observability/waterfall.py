@@ -22,9 +22,8 @@ _SHOWN = {
     "tritonforge.texts": "texts",
     "tritonforge.sequences": "sequences",
     "tritonforge.tokens": "tokens",
-    "tritonforge.batch.requests": "batch requests",
-    "tritonforge.batch.sequences": "batch sequences",
-    "tritonforge.batch.tokens": "batch tokens",
+    "tritonforge.batch.requests": "requests in batch",
+    "tritonforge.batch.tokens": "tokens in batch",
     "tritonforge.run.tokens": "run tokens",
     "tritonforge.sequences.running": "running",
     "tritonforge.detokenize_ms": "detokenize ms",
@@ -84,7 +83,7 @@ def facts(node: Node) -> dict[str, Any]:
             found[name] = round(value, 3) if isinstance(value, float) else value
     for name, at in node.span.events:
         if name in _FIRST:
-            found[f"{name} after ms"] = round((at - node.span.start) / _MS, 2)
+            found[f"{name} at ms"] = round((at - node.span.start) / _MS, 2)
             break
     if node.span.links:
         found["linked to"] = node.span.links[0][1]

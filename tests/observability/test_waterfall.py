@@ -62,6 +62,22 @@ def test_stages_add_up_to_the_request_and_the_longest_comes_first() -> None:
     assert "instances" in found[1].hint
 
 
+def test_a_step_that_cleans_up_while_the_next_one_works_is_not_waited_for() -> None:
+    (root,) = trees(
+        [
+            span("e", "", "triton", "both", 0, 10, attributes={"triton.model_name": "both"}),
+            span("a", "e", "triton", "first", 1, 7, attributes={"triton.model_name": "first"}),
+            span("b", "e", "triton", "second", 3, 9, attributes={"triton.model_name": "second"}),
+        ]
+    )
+    found = {stage.name: stage.nanoseconds / MS for stage in stages([root])}
+    assert found == {
+        "Triton's scheduling of both": 2,
+        "Triton's scheduling of first": 2,
+        "Triton's scheduling of second": 6,
+    }
+
+
 def test_overlapping_children_count_once_and_late_ones_only_within_their_parent() -> None:
     (root,) = trees(
         [
@@ -103,5 +119,5 @@ def test_a_person_reads_bars_times_batch_and_tokens() -> None:
     assert "run tokens 7" in forward
     bar = forward.index("█")
     assert bar > next(line for line in lines if "client: request" in line).index("█")
-    assert any("batch requests 3" in line for line in lines)
+    assert any("requests in batch 3" in line for line in lines)
     assert any("40%" in line and "forward" in line for line in lines)

@@ -25,6 +25,7 @@ def _system(precision: Precision) -> System:
 
     def processes(place: Place) -> Sequence[Process]:
         settings = {
+            "MLSERVER_DEBUG": "false",  # as in production: no access log
             "MLSERVER_HOST": "127.0.0.1",
             "MLSERVER_HTTP_PORT": str(place.ports["http"]),
             "MLSERVER_GRPC_PORT": str(place.ports["grpc"]),

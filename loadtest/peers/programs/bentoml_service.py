@@ -7,7 +7,7 @@ import numpy as np
 from embedder import BATCH, load
 
 
-@bentoml.service(workers=1)
+@bentoml.service(workers=1, logging={"access": {"enabled": False}})
 class Embedder:
     """One encode call for all requests of a batch."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from loadtest.errors import LoadTestError
 from loadtest.peers.answers import judge
@@ -33,6 +34,6 @@ def test_answers_that_changed_places_are_wrong() -> None:
     ("vectors", "message"),
     [(WANTED[:, :4], "reference's"), (WANTED[:10], "reference's"), (np.full_like(WANTED, np.nan), "finite")],
 )
-def test_what_cannot_be_judged_is_an_error(vectors: np.ndarray, message: str) -> None:
+def test_what_cannot_be_judged_is_an_error(vectors: NDArray[np.float32], message: str) -> None:
     with pytest.raises(LoadTestError, match=message):
         judge(vectors, WANTED, "row")

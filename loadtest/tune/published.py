@@ -24,7 +24,7 @@ from tritonforge.errors import RecipeError, RepositoryError, first_line
 from tritonforge.recipe import Recipe
 
 _KEY = "tune"  # in manifests: no build has it, so none takes a trial for its own
-_OURS = {"model.py", BACKENDS_FOLDER, "__pycache__"}  # in a version folder, beside the engine's files
+_OURS = {"model.py", "tokenizer.json", BACKENDS_FOLDER, "__pycache__"}  # in a version folder, beside the engine's files
 _FREE = ("batching", "instances", "threads", "queue", "cache", "warmup", "limits", "gate", "length_mix")
 _FREE_OF_GENERATION = ("max_num_seqs", "max_num_batched_tokens", "max_tokens", "kv_cache_mib")
 

@@ -102,6 +102,26 @@ def write_engine(repository: Path, toy: Any, name: str, *, work: int = 0, **chan
     (folder / "labels.txt").write_text("".join(f"label {index}\n" for index in range(DIM)))
 
 
+def write_fused(repository: Path, toy: Any, tokenizer_json: Path) -> None:
+    """Tokenizer and engine in one model."""
+    parameters = {
+        "engine": "onnxruntime",
+        "model_file": "model.onnx",
+        "task": "embedding",
+        "threads": "1",
+        "tokenizer_threads": "1",
+        "max_length": "100",
+        "max_text_bytes": "1000",
+        "vocab_size": "30522",
+    }
+    outputs = [("embedding", pb.TYPE_FP32, DIM), ("token_count", pb.TYPE_INT32, 1)]
+    folder = write(
+        repository, config("toy_fused", parameters, [("text", pb.TYPE_STRING, 1)], outputs), "fused"
+    )
+    shutil.copy(tokenizer_json, folder / "tokenizer.json")
+    toy.save(folder / "model.onnx", layout="packed", output="embedding", work=0)
+
+
 def write_ensemble(repository: Path, name: str, tokenizer: str, engine: str) -> None:
     step = pb.ModelEnsembling.Step
     model = pb.ModelConfig(
@@ -141,13 +161,14 @@ def server(
     shutil.copy(tokenizer_json, folder / "tokenizer.json")
     write_engine(repository, toy, "toy_engine", instances=2, token_budget=256)
     write_ensemble(repository, "toy", "toy_tokenizer", "toy_engine")
+    write_fused(repository, toy, tokenizer_json)
     write_engine(repository, toy, "toy_openvino", engine="openvino")
     write_engine(repository, toy, "toy_padded", layout="padded", token_budget=64)
     write_engine(repository, toy, "toy_classes", task="classification")
     # A sequence of a hundred tokens makes a run of its own, which takes tens of milliseconds.
     write_engine(repository, toy, "toy_slow", work=240, token_budget=100, max_batch_size=8, delay_us=500_000)
     write_engine(repository, toy, "toy_broken", token_budget="lots")
-    models = ("toy", "toy_openvino", "toy_padded", "toy_classes", "toy_slow")
+    models = ("toy", "toy_fused", "toy_openvino", "toy_padded", "toy_classes", "toy_slow")
     options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, models=models)
     with TritonServer(repository, options) as running:
         yield running
@@ -172,8 +193,8 @@ def ids_input(matrix: np.ndarray) -> grpc_aio.InferInput:
     return value
 
 
-async def embed(client: Any, texts: Sequence[str | bytes]) -> np.ndarray:
-    result = await client.infer("toy", [text_input(texts)])
+async def embed(client: Any, texts: Sequence[str | bytes], model: str = "toy") -> np.ndarray:
+    result = await client.infer(model, [text_input(texts)])
     rows: np.ndarray = result.as_numpy("embedding")
     return rows
 
@@ -211,34 +232,37 @@ class Metrics:
         assert self.since(name, *labels) == value
 
 
+@pytest.mark.parametrize("model", ["toy", "toy_fused"])
 @pytest.mark.parametrize("count", range(1, 9))
-async def test_the_ensemble_answers_one_row_for_each_text(
-    client: Any, toy: Any, token_ids: Callable[[str], list[int]], count: int
+async def test_one_row_for_each_text(
+    client: Any, toy: Any, token_ids: Callable[[str], list[int]], count: int, model: str
 ) -> None:
-    rows = await embed(client, TEXTS[:count])
+    rows = await embed(client, TEXTS[:count], model)
     expected = np.stack([toy.expected(token_ids(text)) for text in TEXTS[:count]])
     np.testing.assert_allclose(rows, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("model", ["toy", "toy_fused"])
 async def test_a_long_text_is_cut_and_counted(
-    server: TritonServer, client: Any, toy: Any, token_ids: Callable[[str], list[int]]
+    server: TritonServer, client: Any, toy: Any, token_ids: Callable[[str], list[int]], model: str
 ) -> None:
     metrics = await Metrics.start(server)
     ids = token_ids("word " * 110)
-    (row,) = await embed(client, ["word " * 110])
+    (row,) = await embed(client, ["word " * 110], model)
     np.testing.assert_allclose(row, toy.expected([*ids[:99], ids[-1]]), atol=1e-4)
     await metrics.reaches(1, "tritonforge_truncated_texts_total")
 
 
+@pytest.mark.parametrize("model", ["toy", "toy_fused"])
 async def test_bad_requests_among_good_ones(
-    server: TritonServer, client: Any, toy: Any, token_ids: Callable[[str], list[int]]
+    server: TritonServer, client: Any, toy: Any, token_ids: Callable[[str], list[int]], model: str
 ) -> None:
     metrics = await Metrics.start(server)
     answers = await asyncio.gather(
-        *(embed(client, [f"text {number}"]) for number in range(10)),
-        embed(client, ["good", b"\xff\xfe"]),
-        embed(client, ["x" * 1001]),
-        *(embed(client, [f"text {number}", "more"]) for number in range(10)),
+        *(embed(client, [f"text {number}"], model) for number in range(10)),
+        embed(client, ["good", b"\xff\xfe"], model),
+        embed(client, ["x" * 1001], model),
+        *(embed(client, [f"text {number}", "more"], model) for number in range(10)),
         return_exceptions=True,
     )
     utf8, large = answers.pop(10), answers.pop(10)
@@ -250,6 +274,19 @@ async def test_bad_requests_among_good_ones(
         np.testing.assert_allclose(rows[0], toy.expected(token_ids(f"text {number % 10}")), atol=1e-4)
     await metrics.reaches(1, "tritonforge_rejected_requests_total", 'reason="invalid_utf8"')
     await metrics.reaches(2, "tritonforge_rejected_requests_total")
+
+
+async def test_fused_gives_only_what_is_requested(
+    server: TritonServer, client: Any, token_ids: Callable[[str], list[int]]
+) -> None:
+    metrics = await Metrics.start(server)
+    wanted = [grpc_aio.InferRequestedOutput("token_count")]
+    result = await client.infer("toy_fused", [text_input(TEXTS)], outputs=wanted)
+    assert result.as_numpy("token_count")[:, 0].tolist() == [len(token_ids(text)) for text in TEXTS]
+    assert result.as_numpy("embedding") is None
+    tokens = sum(len(token_ids(text)) for text in TEXTS)
+    for counter in ("tritonforge_tokenized_tokens_total", "tritonforge_tokens_total"):
+        await metrics.reaches(tokens, counter, 'model="toy_fused"')
 
 
 async def test_a_request_without_texts_is_an_error(client: Any) -> None:

@@ -16,6 +16,7 @@ from build_engines.repository.config import (
     cached_config,
     engine_config,
     ensemble_config,
+    fused_config,
     to_pbtxt,
     tokenizer_config,
 )
@@ -45,6 +46,25 @@ def configs(spec: ModelSpec = EMBEDDING, precision: Precision = "fp32", **keys: 
         read(engine_config(recipe, spec, compiled)),
         read(ensemble_config(recipe, spec, ModelNames.of("toy", "openvino"))),
     )
+
+
+def test_one_model_may_do_both() -> None:
+    recipe = recipe_of(stages="fused", threads={"engine": 2, "tokenizer": 1})
+    names = ModelNames.of("toy", "openvino", fused=True)
+    assert names.all == ("toy_engine", "toy")
+    config = read(
+        fused_config(recipe, EMBEDDING, CompiledEngine("openvino", "fp32", "packed", Path(), "m.xml"))
+    )
+    assert config.name == names.tokenizing == names.engine
+    assert tensors(config.input) == [("text", pb.TYPE_STRING, [1])]
+    ensemble = read(ensemble_config(recipe, EMBEDDING, names))
+    assert tensors(ensemble.output) == tensors(config.output)
+    (step,) = ensemble.ensemble_scheduling.step
+    assert step.model_name == "toy_engine"
+    assert dict(step.input_map) == {"text": "text"}
+    view = backend_view(config)
+    assert EncoderSettings.parse(view).threads == 2
+    assert TokenizerSettings.parse(view).threads == 1
 
 
 def backend_view(config: Any) -> dict[str, Any]:

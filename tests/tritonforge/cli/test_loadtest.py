@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tritonforge.errors import TritonForgeError
 from tritonforge.server import ServerOptions, TritonServer
 
 TOY = Path(__file__).parents[2] / "clients" / "toy_repository"
-SHORT = ("--duration", "0.8", "--warm-up", "0.2", "--stability-percent", "10000")
+SHORT = ("--duration", "1.2", "--warm-up", "0.3", "--stability-percent", "10000")
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +72,22 @@ def test_perf_analyzer_in_one_command(
 
 def test_locust_on_a_running_server(server: TritonServer, tmp_path: Path) -> None:
     where = ("--url", f"http://{server.http_address}", "--target", "triton-http", "--output", str(tmp_path))
-    arguments = ("--tool", "locust", "--model", "toy_classifier", "--shape", "spike", "--users", "1,3")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one text\n\nanother text\nand a third\n", encoding="utf-8")
+    arguments = ["--tool", "locust", "--model", "toy_classifier", "--shape", "spike", "--users", "1,3"]
+    arguments += ["--processes", "2", "--texts-file", str(texts), "--texts-per-request", "2"]
     found = json.loads(load(*where, *arguments, *SHORT, "--json").stdout)
     assert [point["level"] for point in found["points"]] == [1, 3, 1]
-    assert all(point["requests"] > 0 for point in found["points"])
+    for point in found["points"]:
+        assert point["requests"] > 0
+        assert point["errors"] == 0
+        assert point["items_per_second"] == pytest.approx(2 * point["requests_per_second"])
     assert found["results"][0].startswith("toy_classifier answered at most")
     run = read_run(Path(found["run"]))
-    assert run.setting.url == server.http_address
-    assert any(sample.memory_bytes for sample in run.samples)
+    for before, after in pairwise(run.points):
+        assert after.started >= before.started + before.seconds
+    assert (run.setting.url, run.setting.corpus) == (server.http_address, "texts.txt")
+    assert any(sample.memory_bytes and sample.batch == 2 for sample in run.samples)
 
 
 def test_an_unknown_model_is_said(repository: Path, server: TritonServer, tmp_path: Path) -> None:

@@ -24,8 +24,19 @@ from tritonforge.errors import RecipeError, RepositoryError, first_line
 from tritonforge.recipe import Recipe
 
 _KEY = "tune"  # in manifests: no build has it, so none takes a trial for its own
-_OURS = {"model.py", "tokenizer.json", BACKENDS_FOLDER, "__pycache__"}  # in a version folder, beside the engine's files
-_FREE = ("batching", "instances", "threads", "queue", "cache", "warmup", "limits", "gate", "length_mix")
+_OURS = {"model.py", BACKENDS_FOLDER, "__pycache__"}  # in a version folder, beside the engine's files
+_FREE = (
+    "stages",
+    "batching",
+    "instances",
+    "threads",
+    "queue",
+    "cache",
+    "warmup",
+    "limits",
+    "gate",
+    "length_mix",
+)
 _FREE_OF_GENERATION = ("max_num_seqs", "max_num_batched_tokens", "max_tokens", "kv_cache_mib")
 
 
@@ -103,7 +114,8 @@ def _encoder(context: BuildContext, repository: Path, facts: dict[str, Any]) -> 
     spec = context.settled
 
     def write(recipe: Recipe, folder: Path) -> None:
-        with _only_files(published.compiled.folder, folder) as files:
+        # Of a fused model the tokenizer lies there too; it is put in its place by itself.
+        with _only_files(published.compiled.folder, folder, published.tokenizer.name) as files:
             trial = facts | {"recipe": recipe.model_dump(mode="json")}
             engine: CompiledEngine = replace(published.compiled, folder=files)
             assemble(recipe, published.tokenizer, spec, engine, folder, 1, _KEY, trial)
@@ -130,11 +142,11 @@ def _generator(context: GenerationContext, version: Path, facts: dict[str, Any])
 
 
 @contextmanager
-def _only_files(version: Path, beside: Path) -> Iterator[Path]:
+def _only_files(version: Path, beside: Path, *without: str) -> Iterator[Path]:
     """The files of a version folder without our backends, which the build puts there itself."""
     with staging_folder(beside, "files") as folder:
         for path in version.iterdir():
-            if path.name not in _OURS:
+            if path.name not in _OURS.union(without):
                 link_or_copy(path, folder / path.name)
         yield folder
 

@@ -13,13 +13,14 @@ from tritonforge.errors import RecipeError, UsageError
 from tritonforge.recipe import Recipe
 
 #: A list stands as a tuple.
-Value = int | bool | tuple[int, ...]
+Value = int | bool | str | tuple[int, ...]
 Settings = Mapping[str, Value]
 
 _DELAY = "batching.max_queue_delay_us"
 _PREFERRED = "batching.preferred_batch_sizes"
 _MAX_BATCH = "batching.max_batch_size"
 _INSTANCES, _THREADS = "instances.engine", "threads.engine"
+_STAGES, _TOKENIZERS = "stages", "instances.tokenizer"
 
 _DELAYS_US = (0, 200, 500, 1000, 2000, 5000)
 _BATCHES = (8, 16, 32, 64, 128)
@@ -75,11 +76,12 @@ def search_space(
             _DELAY: [delay for delay in _DELAYS_US if delay <= largest_delay],
             _PREFERRED: [(), *((size,) for size in _BATCHES)],
             _INSTANCES: _powers(max(1, min(cores, _MOST_INSTANCES, most_instances))),
-            "instances.tokenizer": _powers(min(cores, _MOST_INSTANCES)),
+            _TOKENIZERS: _powers(min(cores, _MOST_INSTANCES)),
             "threads.tokenizer": _powers(cores),
         }
-        if engine != "tensorrt":  # whose plan has batch sizes and tokens built in, and no threads
+        if engine != "tensorrt":  # whose plan has batch sizes and tokens built in, and a tokenizer before it
             wanted |= {
+                _STAGES: ("separate", "fused"),
                 _MAX_BATCH: [size for size in _BATCHES if size >= least_batch],
                 "batching.token_budget": _TOKEN_BUDGETS,
                 _THREADS: _powers(cores),
@@ -93,7 +95,7 @@ def narrowed(
     """Keep the keys that a user names, with the values given, if any are.
 
     Raises:
-        UsageError: A key is not among those that are searched.
+        UsageError: A key is not among those that are searched, or a value is not of its kind.
     """
     known = {parameter.key: parameter for parameter in space}
     chosen = []
@@ -103,6 +105,12 @@ def narrowed(
                 f"{key!r} is not searched for this recipe",
                 where="--search",
                 mend=f"one of {', '.join(known)}",
+            )
+        own = get(recipe, key)
+        odd = [as_yaml(value) for value in values if type(value) is not type(own)]
+        if odd:
+            raise UsageError(
+                f"{odd[0]} is no value of {key}", where="--search", mend=f"values are like {as_yaml(own)}"
             )
         chosen.append(_with_own(recipe, key, values) if values else known[key])
     return tuple(chosen) or tuple(space)
@@ -124,8 +132,9 @@ def get(recipe: Recipe, key: str) -> Value:
 def apply(recipe: Recipe, settings: Settings) -> Recipe:
     """The recipe with other settings.
 
-    Preferred sizes that the build would not write (there is no delay) are left as they are, and those above
-    the largest batch are left out, so that equal servers have equal recipes.
+    So that equal servers have equal recipes, what the build would not write is left as it is: preferred sizes
+    without a delay, tokenizers where the engine tokenizes. Preferred sizes above the largest batch are left
+    out.
 
     Raises:
         RecipeError: The settings do not go together.
@@ -144,6 +153,8 @@ def apply(recipe: Recipe, settings: Settings) -> Recipe:
         batching["preferred_batch_sizes"] = [
             size for size in batching["preferred_batch_sizes"] if size <= batching["max_batch_size"]
         ]
+    if data["stages"] == "fused":
+        data["instances"]["tokenizer"] = recipe.instances.tokenizer
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -186,4 +197,6 @@ def _with_own(recipe: Recipe, key: str, values: Sequence[Value]) -> Parameter:
 
 
 def _order(value: Value) -> tuple[int, ...]:
+    if isinstance(value, str):
+        return tuple(map(ord, value))
     return value if isinstance(value, tuple) else (int(value),)

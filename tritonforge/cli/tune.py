@@ -205,6 +205,4 @@ def _key(given: str) -> tuple[str, tuple[Any, ...]]:
     flat = tuple(tuple(value) if isinstance(value, list) else value for value in values)
     if not key.strip() or (equals and not flat):
         raise UsageError(f"--search {given!r} is not KEY=V,V", mend="for example --search threads.engine=1,2")
-    if not all(isinstance(value, int | tuple) for value in flat):
-        raise UsageError(f"--search {given!r}: values are whole numbers, or lists of them in brackets")
     return key.strip(), flat

@@ -59,7 +59,7 @@ def test_no_more_engines_than_the_memory_holds() -> None:
 def test_what_a_plan_has_built_in_is_not_searched() -> None:
     keys = values(search_space(recipe(), engine="tensorrt", cores=2))
     assert "instances.engine" in keys
-    assert not {"batching.max_batch_size", "batching.token_budget", "threads.engine"} & set(keys)
+    assert not {"batching.max_batch_size", "batching.token_budget", "threads.engine", "stages"} & set(keys)
 
 
 def test_a_generator_has_knobs_of_its_own_and_none_that_changes_answers() -> None:
@@ -94,6 +94,12 @@ def test_preferred_sizes_that_the_build_would_not_write_make_no_other_recipe() -
         },
     )
     assert fitting.batching.preferred_batch_sizes == [8]
+
+
+def test_tokenizers_that_the_build_would_not_write_make_no_other_recipe() -> None:
+    fused = apply(recipe(), {"stages": "fused", "instances.tokenizer": 2})
+    assert fused == apply(recipe(), {"stages": "fused"})
+    assert fused.stages == "fused"
 
 
 def test_settings_that_a_recipe_cannot_have_are_an_error() -> None:

@@ -101,9 +101,13 @@ def test_a_tuned_recipe_is_what_was_measured(
     assert load_recipe(recipe).engine == "auto"
 
 
-def test_a_trial_is_served_as_the_build_would(tiny: tuple[Path, list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", ["separate", "fused"])
+def test_a_trial_is_served_as_the_build_would(
+    tiny: tuple[Path, list[str]], tmp_path: Path, stages: str
+) -> None:
     recipe, (_, repository, _, build_root) = tiny
     changed = ["batching.max_queue_delay_us=700", "instances.engine=2", "batching.preferred_batch_sizes=[8]"]
+    changed.append(f"stages={stages}")
     loaded = load_recipe(recipe)
     model = find_model_of(loaded, recipe, Path(repository), Path(build_root))
     other = load_recipe(recipe, [*changed, f"engine={model.engine}", f"precision={model.precision}"])
@@ -118,6 +122,11 @@ def test_a_trial_is_served_as_the_build_would(tiny: tuple[Path, list[str]], tmp_
             for file in files - {Path("tritonforge.json")}:
                 assert (trial / name / file).read_bytes() == (built / file).read_bytes(), (name, file)
     assert not trial.exists()
+    # And the other way round: what is published may be either.
+    again = find_model_of(other, recipe, tmp_path / "built", Path(build_root))
+    with again.repository(model.recipe, tmp_path) as back, model.repository(model.recipe, tmp_path) as same:
+        files = {path.relative_to(back) for path in back.rglob("*") if path.is_file()}
+        assert files == {path.relative_to(same) for path in same.rglob("*") if path.is_file()}
 
 
 def test_ctrl_c_keeps_the_trials(tiny: tuple[Path, list[str]], tool: None, tmp_path: Path) -> None:
@@ -171,7 +180,7 @@ def test_another_recipe_than_was_built_is_refused(tiny: tuple[Path, list[str]]) 
         (["--concurrency", "1,x"], "positive numbers"),
         (["--objective", "latency", "--concurrency", "4"], "one request in flight"),
         (["--search", "threads.engine="], "KEY=V,V"),
-        (["--search", "threads.engine=fast"], "whole numbers"),
+        (["--search", "threads.engine=fast"], "no value of threads.engine"),
         (["--search", "threads.engine=[1"], "not YAML"),
         (["--search", "queue.max_size=1"], "not searched"),
         (["--search", "threads.engine=1"], "nothing to search"),

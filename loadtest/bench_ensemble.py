@@ -7,7 +7,10 @@
 Three processes share the machine: tritonserver with the ensemble, a client with ``--concurrency``
 requests of one text in flight, and a process that runs tokenizer and engine directly, in batches of as
 many texts (or of ``--direct-batch``). The last two take turns, so that a noisy machine is as noisy for
-both. The same texts, the same model file, the same thread budget.
+both. The same texts, the same model file, the same thread budget. Requests are encoded before the clock
+starts and answers decoded after it has stopped: the client's work is not the server's.
+
+Then one text at a time: what a lone request pays for the server, over tokenizer and engine called directly.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import asyncio
 import json
 import os
 import statistics
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -32,9 +36,12 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.corpus import DEFAULT_MIX, LengthMix, make_texts
+from loadtest.errors import LoadTestError
 from tritonforge.server import ServerOptions, TritonServer
 
 LATENCY_CONCURRENCIES = (1, 16, 64)
+_LONE = 200
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,11 @@ def _measure(server: TritonServer, texts: list[str], options: argparse.Namespace
             if number:  # the first round warms up
                 rounds.append((direct, served.texts_per_second))
         after = _counts(server, engine)
+        lone = []
+        for _ in range(options.rounds):
+            direct_ms = raw.submit(_run_raw_singly, texts[:_LONE]).result()
+            served_ms = client.submit(_run_client, server.grpc_url, options.model, texts[:_LONE], 1).result()
+            lone.append((direct_ms, served_ms.p50_ms))
         latencies = {
             concurrency: asdict(
                 client.submit(
@@ -143,6 +155,10 @@ def _measure(server: TritonServer, texts: list[str], options: argparse.Namespace
         "ratio": statistics.median(served / direct for direct, served in rounds),
         "ratios": [round(served / direct, 3) for direct, served in rounds],
         "mean_batch": (after[0] - before[0]) / max(1, after[1] - before[1]),
+        "lone_alone_p50_ms": statistics.median(direct for direct, _ in lone),
+        "lone_served_p50_ms": statistics.median(served for _, served in lone),
+        "lone_added_ms": statistics.median(served - direct for direct, served in lone),
+        "lone_added_ms_rounds": [round(served - direct, 2) for direct, served in lone],
         "latency": latencies,
     }
 
@@ -192,6 +208,17 @@ def _run_raw(texts: list[str], batch_size: int) -> float:
     return len(texts) / (time.perf_counter() - start)
 
 
+def _run_raw_singly(texts: list[str]) -> float:
+    """Median time of one text, milliseconds."""
+    arrays = [np.array([[text.encode()]], dtype=object) for text in texts]
+    seconds = []
+    for array in arrays:
+        start = time.perf_counter()
+        _raw["encoder"].encode(_raw["tokenizer"].tokenize([array]).results, lambda index: False)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds) * 1e3
+
+
 # --- the client, in a process of its own ---------------------------------------------------------
 
 
@@ -202,25 +229,40 @@ def _run_client(url: str, model: str, texts: list[str], concurrency: int) -> Loa
 
 async def _send_all(url: str, model: str, texts: list[str], concurrency: int) -> Load:
     """Closed loop: each worker sends its next text when the last is answered."""
-    import tritonclient.grpc.aio as grpc
+    import grpc.aio
+    from tritonclient.grpc import service_pb2
 
-    pending = iter(texts)
+    pending = iter([_request(model, text) for text in texts])
     latencies: list[float] = []
-    async with grpc.InferenceServerClient(url) as client:
+    answers: list[bytes] = []
+    async with grpc.aio.insecure_channel(url, [("grpc.enable_http_proxy", 0)]) as channel:
+        infer = channel.unary_unary(_INFER)  # bytes to bytes
 
         async def worker() -> None:
-            for text in pending:
+            for request in pending:
                 start = time.perf_counter()
-                tensor = grpc.InferInput("text", [1, 1], "BYTES")
-                tensor.set_data_from_numpy(np.array([[text.encode()]], dtype=object))
-                await client.infer(model, [tensor])
+                answers.append(await infer(request))
                 latencies.append(time.perf_counter() - start)
 
         start = time.perf_counter()
         await asyncio.gather(*(worker() for _ in range(concurrency)))
         seconds = time.perf_counter() - start
+    for answer in answers:
+        if not any(service_pb2.ModelInferResponse.FromString(answer).raw_output_contents):
+            raise LoadTestError("an answer holds nothing", where=f"model {model} on {url}")
     p50, p95, p99 = np.percentile(np.array(latencies) * 1e3, (50, 95, 99)).tolist()
     return Load(len(texts) / seconds, p50, p95, p99)
+
+
+def _request(model: str, text: str) -> bytes:
+    """One text as Triton's gRPC endpoint takes it."""
+    from tritonclient.grpc import service_pb2
+
+    data = text.encode()
+    request = service_pb2.ModelInferRequest(model_name=model)
+    request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
+    request.raw_input_contents.append(struct.pack("<I", len(data)) + data)
+    return bytes(request.SerializeToString())
 
 
 # --- helpers -------------------------------------------------------------------------------------
@@ -260,6 +302,10 @@ def _print(result: dict[str, Any]) -> None:
     throughput.add_section()
     throughput.add_row("ratio, median of the rounds", f"{result['ratio']:.2f}")
     throughput.add_row("mean batch that Triton formed", f"{result['mean_batch']:.1f}")
+    throughput.add_section()
+    throughput.add_row("one text, engine alone: p50 ms", f"{result['lone_alone_p50_ms']:.2f}")
+    throughput.add_row("one text, ensemble: p50 ms", f"{result['lone_served_p50_ms']:.2f}")
+    throughput.add_row("added, median of the rounds", f"{result['lone_added_ms']:.2f}")
     console.print(throughput)
     console.print(f"ratio in each round: {', '.join(map(str, result['ratios']))}\n", highlight=False)
     latency = Table()

@@ -26,6 +26,7 @@ from tritonforge.errors import UsageError
 # perf_analyzer measures for 1.2 times the interval it is given, three times when any variation is allowed.
 _INTERVALS = 3 * 1.2
 _ANY = "999999"
+_SPARE_S = 0.1  # its first request comes some milliseconds after its first window began
 _GRACE_S = 60.0
 _DELAYED = re.compile(r"([\d.]+)% of the requests were delayed")
 
@@ -90,7 +91,7 @@ def run(
 
 def arguments(plan: Plan, served: Served, level: float) -> list[str]:
     """perf_analyzer's arguments for one level, without its files."""
-    seconds = plan.warm_up_s + plan.duration_s + (plan.warm_up_s if served.generates else 0)
+    seconds = plan.warm_up_s + plan.duration_s + (plan.warm_up_s if served.generates else _SPARE_S)
     asynchronous = plan.protocol == "grpc" or plan.kind != "concurrency"
     words = ["-m", plan.model, "-u", plan.url, "-i", plan.protocol, "--service-kind", "triton"]
     # Over HTTP its asynchronous calls are slow; with an explicit end it has a thread for each request.

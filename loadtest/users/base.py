@@ -126,9 +126,9 @@ class LoadUser(User):
         stats = self.environment.stats
         stats.get(name, "first token").log(first, 0)
         entry = stats.get(name, "token")
-        mean = (whole - first) / (tokens - 1) if tokens > 1 else 0.0
-        for number in range(tokens):
-            entry.log(mean if number else first, 0)
+        mean = (whole - first) / (tokens - 1) if tokens > 1 else first
+        for _ in range(tokens):
+            entry.log(mean, 0)
 
     def _batches(self) -> Iterator[list[str]]:
         """Whole requests only, of as many texts each."""

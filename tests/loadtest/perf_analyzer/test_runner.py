@@ -30,7 +30,7 @@ def test_command_of_tensorrt_llm_has_shapes() -> None:
 def test_three_intervals_of_its_own_kind_make_the_duration() -> None:
     plan = Plan(model="m", url="h:1", duration_s=8.0, warm_up_s=1.0)
     encoder, generator = (arguments(plan, Served("m", task), 2) for task in ("embedding", "generation"))
-    assert encoder[encoder.index("--measurement-interval") + 1] == "2500"
+    assert encoder[encoder.index("--measurement-interval") + 1] == "2528"
     assert generator[generator.index("--measurement-interval") + 1] == "2778"  # and the end of its answers
 
 

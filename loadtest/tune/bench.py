@@ -38,7 +38,9 @@ class Bench:
     seconds: float
     start_timeout: float = 120.0
 
-    def measure(self, recipe: Recipe, seed: int, decisive: Look | None) -> tuple[list[Look], bool]:
+    def measure(
+        self, recipe: Recipe, seed: int, decisive: Look | None, noise: float = 0.0
+    ) -> tuple[list[Look], bool]:
         """Start a server with a recipe's settings and load it.
 
         A short first look warms the server up. With an SLO, the levels end at the first that misses it.
@@ -48,6 +50,7 @@ class Bench:
             seed: Of the texts.
             decisive: The default's figures at the level of the first look, to give up on what is far behind;
                 None: never give up.
+            noise: By which share two looks at the default differ.
 
         Returns:
             The looks in order of levels, and whether they are all; else there is the first look alone.
@@ -60,7 +63,7 @@ class Bench:
             # Other texts for each look, or a generator would know the prompts' beginnings.
             seeds = count(_SEEDS * seed)
             first = self.load(server, level, seconds=self._first_look_s, seed=next(seeds))
-            if decisive is not None and self.goal.hopeless(first, decisive):
+            if decisive is not None and self.goal.hopeless(first, decisive, noise):
                 return [first], False
             looks = []
             for level in self.goal.levels:

@@ -103,12 +103,15 @@ class Goal:
         """
         return next((look for look in reversed(looks) if self.met_by(look)), looks[0])
 
-    def hopeless(self, first: Look, anchor: Look) -> bool:
+    def hopeless(self, first: Look, anchor: Look, noise: float = 0.0) -> bool:
         """Whether a first look is so far behind the default's at the same load that more would tell nothing.
 
-        Windows of a second differ by a tenth or two on a busy machine.
+        Args:
+            first: A short look at a setting.
+            anchor: The default's.
+            noise: By which share two looks at the default differ; a busy machine gives nothing up so soon.
         """
-        return self.ratio(first, anchor) < _HOPELESS
+        return self.ratio(first, anchor) < _HOPELESS / (1 + 2 * noise)
 
     def ratio(self, look: Look, anchor: Look) -> float:
         """How much better a server is than the default at the same load."""

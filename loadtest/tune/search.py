@@ -175,7 +175,8 @@ class Search:
         trial.stage = stage
         self.progress(f"trial {trial.number} ({stage}): {describe(self._default, recipe, self.space)}")
         try:
-            looks, whole = self.bench.measure(recipe, self.seed, self._decisive)
+            noise = self.tuning.spread or 0.0
+            looks, whole = self.bench.measure(recipe, self.seed, self._decisive, noise)
         except TritonForgeError as error:
             trial.status = "failed"
             trial.error = "\n".join(error.what.splitlines()[:_ERROR_LINES])

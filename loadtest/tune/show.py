@@ -124,7 +124,7 @@ def _counts(tuning: Tuning) -> str:
     said = ", ".join(f"{count} {status}" for status, count in counts if count)
     noise = "" if tuning.spread is None else f"; the default itself varied by {tuning.spread:.1%}"
     if tuning.spread is not None and tuning.spread > _NOISY:
-        noise += ": this machine is too busy for a search, only the fresh runs below tell anything"
+        noise += ", so this machine is too busy for a search"
     return f"{len(tuning.trials)} trials{f', {said}' if said else ''}; {tuning.ended}{noise}"
 
 

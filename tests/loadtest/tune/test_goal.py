@@ -64,3 +64,5 @@ def test_only_what_is_far_behind_is_given_up() -> None:
     goal = Goal("throughput", (16,))
     assert goal.hopeless(look(16, 60, 1), look(16, 100, 1))
     assert not goal.hopeless(look(16, 80, 1), look(16, 100, 1))
+    assert not goal.hopeless(look(16, 60, 1), look(16, 100, 1), noise=0.2)
+    assert goal.hopeless(look(16, 40, 1), look(16, 100, 1), noise=0.2)

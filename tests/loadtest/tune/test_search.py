@@ -36,7 +36,9 @@ class Formula(Bench):
     def now(self) -> float:
         return float(len(self.served))
 
-    def measure(self, recipe: Recipe, seed: int, decisive: Look | None) -> tuple[list[Look], bool]:
+    def measure(
+        self, recipe: Recipe, seed: int, decisive: Look | None, noise: float = 0.0
+    ) -> tuple[list[Look], bool]:
         self.served.append(recipe)  # which takes a second
         if self.fails(recipe):
             raise ServerError("it did not start\nfor a reason")
@@ -47,7 +49,7 @@ class Formula(Bench):
             Look(level=level, items_per_second=speed * machine, p50_ms=5, p99_ms=level + delay / 100)
             for level in self.goal.levels
         ]
-        if decisive is not None and self.goal.hopeless(looks[-1], decisive):
+        if decisive is not None and self.goal.hopeless(looks[-1], decisive, noise):
             return looks[-1:], False
         return looks, True
 

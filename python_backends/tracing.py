@@ -32,6 +32,7 @@ BATCH = "tritonforge.batch.id"
 MODEL = "tritonforge.model"
 ERROR = "error.type"
 _VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_HEADER, _SAMPLED = "traceparent", "-01"
 _MOST_WAITING = 4096
 _CLOSE_S = 5.0
 
@@ -85,8 +86,20 @@ class Tracer:
         return {index: context for index, context in contexts if context is not None}
 
     def context(self, request: Any) -> str | None:
-        """Context of a request; None where Triton does not trace it."""
-        return request.trace().get_context() or None
+        """Context of a request; None where nobody traces it.
+
+        Triton 2.51 now and then overlooks the header of a gRPC call: it reads it as if it ended with a zero
+        (``GrpcServerCarrier``). Where headers are passed on as parameters, as by `tritonforge serve`, it is
+        there, and these spans are below the caller's.
+        """
+        context: str | None = request.trace().get_context()
+        if context:
+            return context
+        parameters: str = request.parameters()
+        if _HEADER not in parameters:
+            return None
+        header = str(json.loads(parameters).get(_HEADER, ""))
+        return json.dumps({_HEADER: header}) if header.endswith(_SAMPLED) else None
 
     def record(self, context: str, stage: Stage) -> None:
         """Give a traced request its spans; made later, in another thread.

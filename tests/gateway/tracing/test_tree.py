@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import grpc
-import grpc.aio
 import httpx
 import pytest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
-from websockets.asyncio.client import connect
+from websockets.sync.client import connect
 
 from gateway.paths import RunPaths
 from gateway.proto.model_service_pb2 import PredictRequest
@@ -29,6 +28,10 @@ TEXT = "a door that opens by itself"
 KEY = {"x-key": "sesame"}
 DELAY_MS = "100"
 WAIT_S = 60.0  # for a machine that is slow
+ATTEMPTS, TRITON_S = 5, 5.0
+TRITONS = {"InferRequest", "embed", "embed_tokenizer", "embed_engine", "tinygen"}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,16 +113,29 @@ class Tree:
         return found
 
 
-def tree_of(receiver: Receiver, context: Context, *names: str) -> Tree:
-    """The trace of a request, once all these spans are there."""
+def whole_tree(receiver: Receiver, ask: Callable[[Context], T], *names: str) -> tuple[Context, T, Tree]:
+    """Ask, and give the trace once all these spans are there.
+
+    Triton 2.51 overlooks the trace of one gRPC call in a hundred, so what its spans are missing of is asked
+    again; all others are there each time.
+    """
+    for _ in range(ATTEMPTS):
+        context = Context()
+        answer = ask(context)
+        if not has(receiver, context, set(names) - TRITONS, WAIT_S):
+            raise AssertionError(sorted(span.name for span in receiver.of(context.trace_id)))
+        if has(receiver, context, set(names), TRITON_S):
+            return context, answer, Tree(receiver.of(context.trace_id))
+    raise AssertionError("Triton sent no spans")
+
+
+def has(receiver: Receiver, context: Context, names: set[str], seconds: float) -> bool:
+    """Whether these spans come in time."""
 
     def complete(spans: list[Span]) -> bool:
-        return set(names) <= {span.name for span in spans if span.trace_id == context.trace_id}
+        return names <= {span.name for span in spans if span.trace_id == context.trace_id}
 
-    receiver.wait(complete, WAIT_S)
-    spans = receiver.of(context.trace_id)
-    assert set(names) <= {span.name for span in spans}
-    return Tree(spans)
+    return complete(receiver.wait(complete, seconds))
 
 
 ENSEMBLE = ("InferRequest", "embed", "embed_tokenizer", "tokenize", "embed_engine", "encode", "forward")
@@ -146,18 +162,23 @@ def check_ensemble(tree: Tree, above: Span, tokens: int) -> None:
 
 
 def test_rest_through_envoy_facade_ensemble_and_backends(door: Door, receiver: Receiver) -> None:
-    context = Context()
-    headers = {**door.headers(), **context.header, "x-request-id": "mine-7"}
-    answer = httpx.post(f"{door.url}/embed?q=secret", json={"text": TEXT, "model": "embed"}, headers=headers)
-    tree = tree_of(receiver, context, "/embed*", "POST /embed", "call ModelInfer", *ENSEMBLE)
-    at_door, facade, call = tree.path("/embed*", "POST /embed", "call ModelInfer")
+
+    def ask(context: Context) -> dict[str, Any]:
+        headers = {**door.headers(), **context.header, "x-request-id": "mine-7"}
+        body = {"text": f"{TEXT} {context.trace_id}", "model": "embed"}  # no answer to it is kept
+        found: dict[str, Any] = httpx.post(f"{door.url}/embed?q=secret", json=body, headers=headers).json()
+        return found
+
+    names = ("/embed*", "POST /embed", "call ModelInfer")
+    context, answer, tree = whole_tree(receiver, ask, *names, *ENSEMBLE)
+    at_door, facade, call = tree.path(*names)
     assert at_door.parent_id == context.span_id
     assert (at_door.service, facade.service, call.service) == (
         "tritonforge-door",
         "tritonforge-facade",
         "tritonforge-facade",
     )
-    tokens = answer.json()["tokens"]
+    tokens = answer["tokens"]
     assert facade.attributes["gen_ai.usage.input_tokens"] == tokens
     assert facade.attributes["gen_ai.request.model"] == "embed"
     assert facade.attributes["http.response.status_code"] == 200
@@ -171,15 +192,16 @@ def test_rest_through_envoy_facade_ensemble_and_backends(door: Door, receiver: R
 
 
 def test_raw_kserve_grpc_through_envoy(door: Door, receiver: Receiver) -> None:
-    context = Context()
-    with grpc.insecure_channel(door.address, [("grpc.enable_http_proxy", 0)]) as channel:
-        GRPCInferenceServiceStub(channel).ModelInfer(
-            text_request("embed", "", [TEXT], ["embedding"]),
-            metadata=[*door.headers().items(), *context.header.items()],
-            timeout=30,
-        )
+    def ask(context: Context) -> None:
+        with grpc.insecure_channel(door.address, [("grpc.enable_http_proxy", 0)]) as channel:
+            GRPCInferenceServiceStub(channel).ModelInfer(
+                text_request("embed", "", [TEXT], ["embedding"]),
+                metadata=[*door.headers().items(), *context.header.items()],
+                timeout=30,
+            )
+
     name = "/inference.GRPCInferenceService/ModelInfer"
-    tree = tree_of(receiver, context, name, *ENSEMBLE)
+    context, _, tree = whole_tree(receiver, ask, name, *ENSEMBLE)
     at_door = tree.one(name)
     assert at_door.parent_id == context.span_id
     tokens = tree.one("tokenize").attributes["tritonforge.tokens"]
@@ -189,15 +211,15 @@ def test_raw_kserve_grpc_through_envoy(door: Door, receiver: Receiver) -> None:
 
 
 def test_model_service(door: Door, receiver: Receiver) -> None:
-    context = Context()
-    with grpc.insecure_channel(door.address, [("grpc.enable_http_proxy", 0)]) as channel:
-        # No other test's text: the answer to that is kept.
-        request = PredictRequest(model="embed", embedding={"text": f"{TEXT}, again"})
-        answer = ModelServiceStub(channel).Predict(  # type: ignore[no-untyped-call]
-            request, metadata=[*door.headers().items(), *context.header.items()], timeout=30
-        )
+    def ask(context: Context) -> Any:
+        with grpc.insecure_channel(door.address, [("grpc.enable_http_proxy", 0)]) as channel:
+            request = PredictRequest(model="embed", embedding={"text": f"{TEXT} {context.trace_id}"})
+            return ModelServiceStub(channel).Predict(  # type: ignore[no-untyped-call]
+                request, metadata=[*door.headers().items(), *context.header.items()], timeout=30
+            )
+
     names = ("/tritonforge.v1.ModelService/*", "ModelService/Predict", "call ModelInfer")
-    tree = tree_of(receiver, context, *names, *ENSEMBLE)
+    _, answer, tree = whole_tree(receiver, ask, *names, *ENSEMBLE)
     *_, call = tree.path(*names)
     check_ensemble(tree, call, answer.usage.input_tokens)
 
@@ -218,14 +240,17 @@ def check_generation(tree: Tree, call: Span) -> dict[str, object]:
 
 
 def test_a_streamed_generation(door: Door, receiver: Receiver) -> None:
-    context = Context()
-    body = {"model": "tinygen", "prompt": TEXT, "max_tokens": 6, "stream": True}
-    body["stream_options"] = {"include_usage": True}
-    headers = {**door.headers(), **context.header}
-    lines = httpx.post(f"{door.url}/v1/completions", json=body, headers=headers, timeout=60).text.splitlines()
-    usage = json.loads([line for line in lines if line.startswith("data: {")][-1][6:])["usage"]
+    def ask(context: Context) -> dict[str, int]:
+        body = {"model": "tinygen", "prompt": TEXT, "max_tokens": 6, "stream": True}
+        body["stream_options"] = {"include_usage": True}
+        headers = {**door.headers(), **context.header}
+        answer = httpx.post(f"{door.url}/v1/completions", json=body, headers=headers, timeout=60)
+        events = [line for line in answer.text.splitlines() if line.startswith("data: {")]
+        usage: dict[str, int] = json.loads(events[-1].removeprefix("data: "))["usage"]
+        return usage
+
     names = ("/v1/completions", "POST /v1/completions", "call ModelStreamInfer")
-    tree = tree_of(receiver, context, *names, *GENERATION)
+    _, usage, tree = whole_tree(receiver, ask, *names, *GENERATION)
     _, facade, call = tree.path(*names)
     told = check_generation(tree, call)
     for attributes in (told, facade.attributes):
@@ -235,15 +260,17 @@ def test_a_streamed_generation(door: Door, receiver: Receiver) -> None:
     assert "first byte" in dict(facade.events)
 
 
-async def test_a_socket(door: Door, receiver: Receiver) -> None:
-    context = Context()
-    url = door.url.replace("http", "ws") + "/ws/generate"
-    async with connect(url, additional_headers={**door.headers(), **context.header}, proxy=None) as socket:
-        await socket.send(json.dumps({"prompt": TEXT, "max_tokens": 4, "model": "tinygen"}))
-        while not json.loads(await socket.recv())["is_final"]:
-            pass
+def test_a_socket(door: Door, receiver: Receiver) -> None:
+    def ask(context: Context) -> None:
+        url = door.url.replace("http", "ws") + "/ws/generate"
+        headers = {**door.headers(), **context.header}
+        with connect(url, additional_headers=headers, proxy=None) as socket:
+            socket.send(json.dumps({"prompt": TEXT, "max_tokens": 4, "model": "tinygen"}))
+            while not json.loads(socket.recv())["is_final"]:
+                pass
+
     names = ("/ws/generate", "WEBSOCKET /ws/generate", "call ModelStreamInfer")
-    tree = await asyncio.to_thread(tree_of, receiver, context, *names, *GENERATION)
+    _, _, tree = whole_tree(receiver, ask, *names, *GENERATION)
     *_, call = tree.path(*names)
     check_generation(tree, call)
 
@@ -268,6 +295,6 @@ def test_who_is_not_sampled_leaves_no_span(
                 body = {"prompt": TEXT, "max_tokens": 2, "temperature": 1}
                 client.post("/v1/completions", json={**body, "model": "tinygen"}).raise_for_status()
     # What came after them has arrived, so what they left would have.
-    tree_of(receiver, last, "/v1/completions", "POST /v1/completions", *ENSEMBLE, *GENERATION)
+    assert has(receiver, last, {"POST /v1/completions", "tokenize", "forward", "generate"}, WAIT_S)
     for context in (silent, stranger):
         assert receiver.of(context.trace_id) == []

@@ -32,6 +32,7 @@ def _system(title: str, engine: Literal["torch", "optimum"], precision: Precisio
         command = [str(place.python.with_name("infinity_emb")), "v2", "--host", "127.0.0.1"]
         command += ["--port", str(port), "--model-id", str(place.models / model), "--served-model-name", "m"]
         command += ["--engine", engine, "--device", "cpu", "--batch-size", "64", "--log-level", "warning"]
+        command += ["--pooling-method", "mean"]  # of its own accord it takes the first token with ONNX
         if engine == "torch":
             command += ["--dtype", "float32"]
         return [Process(command, f"http://127.0.0.1:{port}/health")]

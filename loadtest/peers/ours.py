@@ -84,6 +84,7 @@ def build_variants(recipe: Path, setup: Setup, progress: Callable[[str], None]) 
         name = f"{base}_{suffix}"
         loaded = load_recipe(recipe, [f"name={name}", f"precision={precision}"])
         context = make_context(loaded, recipe, setup.repository, setup.root / "build")
+        _share_artifacts(context.build_dir, setup.root / "build" / "artifacts")
         context.progress = partial(_tell, progress, f"{base}, {title}")
         build(context)
     return {variant.name: engine_of(setup.repository, variant.name) for variant in variants(base)}
@@ -103,6 +104,15 @@ def engine_of(repository: Path, model: str) -> str:
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     name = config.parameters["engine"].string_value
     return {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}.get(name, str(name))
+
+
+def _share_artifacts(build_dir: Path, shared: Path) -> None:
+    """Let the forms have one store: their export is the same, and its folders are named by content."""
+    own = build_dir / "artifacts"
+    if not own.exists():
+        for folder in (shared, build_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        own.symlink_to(shared.absolute(), target_is_directory=True)
 
 
 def _tell(progress: Callable[[str], None], what: str, step: str) -> None:

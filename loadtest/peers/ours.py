@@ -49,11 +49,12 @@ class Variant:
     precision: Precision
 
 
-#: Suffix of the model's name, what the page calls it, the rows it belongs to, and the recipe's ``precision``.
-_FORMS: tuple[tuple[str, str, Precision, str], ...] = (
-    ("fp32", "float32", "fp32", "fp32"),
-    ("int8", "calibrated INT8", "int8", "int8"),
-    ("int8_dynamic", "dynamic INT8", "int8", "int8-dynamic"),
+#: Suffix of the model's name, what the page calls it, the rows it belongs to, and keys of the recipe.
+_FORMS: tuple[tuple[str, str, Precision, tuple[str, ...]], ...] = (
+    ("fp32", "float32", "fp32", ("precision=fp32",)),
+    ("int8", "calibrated INT8", "int8", ("precision=int8",)),
+    ("int8_fused", "calibrated INT8, fused", "int8", ("precision=int8", "stages=fused")),
+    ("int8_dynamic", "dynamic INT8", "int8", ("precision=int8-dynamic",)),
 )
 
 
@@ -80,9 +81,9 @@ def build_variants(recipe: Path, setup: Setup, progress: Callable[[str], None]) 
     from tritonforge.recipe import load_recipe
 
     base = load_recipe(recipe).name
-    for suffix, title, _, precision in _FORMS:
+    for suffix, title, _, keys in _FORMS:
         name = f"{base}_{suffix}"
-        loaded = load_recipe(recipe, [f"name={name}", f"precision={precision}"])
+        loaded = load_recipe(recipe, [f"name={name}", *keys])
         context = make_context(loaded, recipe, setup.repository, setup.root / "build")
         _share_artifacts(context.build_dir, setup.root / "build" / "artifacts")
         context.progress = partial(_tell, progress, f"{base}, {title}")

@@ -39,4 +39,9 @@ def _system(precision: Precision, *, workers: bool = False) -> System:
     )
 
 
-SYSTEMS = (_system("fp32"), _system("int8"), _system("int8", workers=True))
+SYSTEMS = (
+    _system("fp32"),
+    _system("fp32", workers=True),
+    _system("int8"),
+    _system("int8", workers=True),
+)

@@ -12,7 +12,7 @@ from loadtest.peers.runner import WARM_S
 from loadtest.peers.system import Precision
 
 HEADINGS: dict[Precision, str] = {"fp32": "float32", "int8": "INT8"}
-_PEERS_ARE = "https://github.com/wg/wrk"
+_WRK = "https://github.com/wg/wrk"
 
 
 def write_page(comparison: Comparison, path: Path) -> None:
@@ -49,9 +49,8 @@ def _summary(comparison: Comparison) -> Iterator[str]:
     every = [found for precision in HEADINGS for found in comparison.ratios(precision)]
     behind = [found for found in every if found.spread.median < 1]
     if behind:
-        lines = [f"- {_sentence(found)}" for found in sorted(behind, key=lambda found: found.spread.median)]
         yield "Ours is **slower** here:"
-        yield "\n".join(lines)
+        yield "\n".join(_behind(behind))
     elif every:
         yield "Ours is slower than no peer, in no row and at no number of connections below."
     bad = [row for row in comparison.rows if row.errors() or (row.accuracy and row.accuracy.wrong)]
@@ -64,11 +63,14 @@ def _summary(comparison: Comparison) -> Iterator[str]:
         yield _table(("", *map(_connections, comparison.connections)), best)
 
 
-def _sentence(found: Ratio) -> str:
-    return (
-        f"{found.ours.title}, {_connections(found.connections)}: {_ratio(found.spread)} times "
-        f"{found.peer.title}"
-    )
+def _behind(found: Sequence[Ratio]) -> Iterator[str]:
+    """A line for each pair of rows, the worst first."""
+    pairs: dict[tuple[str, str], list[Ratio]] = {}
+    for one in sorted(found, key=lambda one: one.spread.median):
+        pairs.setdefault((one.ours.title, one.peer.title), []).append(one)
+    for (ours, peer), single in pairs.items():
+        times = ", ".join(f"{_ratio(one.spread)} times at {_connections(one.connections)}" for one in single)
+        yield f"- {ours}, against {peer}: {times}"
 
 
 def _best(comparison: Comparison, precision: Precision) -> Iterator[list[str]]:
@@ -102,6 +104,7 @@ def _method(comparison: Comparison) -> Iterator[str]:
     machine, threads = comparison.machine, comparison.threads
     when = datetime.fromtimestamp(comparison.started, UTC).strftime("%Y-%m-%d")
     counts = ", ".join(map(str, comparison.connections))
+    rounds = "1 round" if comparison.rounds == 1 else f"{comparison.rounds} rounds"
     yield "## Method"
     yield "\n".join(
         [
@@ -111,12 +114,13 @@ def _method(comparison: Comparison) -> Iterator[str]:
             f"- **Model**: `{comparison.model}`, the same folder for all.",
             f"- **Threads**: {threads} for each system's engine; OMP_NUM_THREADS, MKL_NUM_THREADS, "
             f"OPENBLAS_NUM_THREADS and RAYON_NUM_THREADS are {threads} for all, and ONNX Runtime's and "
-            f"torch's own settings too. Where a row says *a process a thread*, they are shared out.",
-            f"- **Load**: [{comparison.client}]({_PEERS_ARE}), one thread, {counts} connections, each of "
+            f"torch's own settings too. Where a row says *a process a thread*, they are shared out. "
+            "OMP_WAIT_POLICY is passive for all.",
+            f"- **Load**: [{comparison.client}]({_WRK}), one thread, {counts} connections, each of "
             f"which asks again when it is answered; one text a request. {comparison.texts} different texts "
             f"from {comparison.corpus}, lengths in tokens and weights `{comparison.mix}`. No answer is "
             "cached anywhere.",
-            f"- **Turns**: {comparison.rounds} rounds, of {comparison.seconds:g} s for each row and number "
+            f"- **Turns**: {rounds}, of {comparison.seconds:g} s for each row and number "
             f"of connections, after {WARM_S} s of the same load that do not count. In a round each system is "
             "started, measured and ended before the next one starts; the order is turned around with each "
             f"round (A B C, then C B A). All of it took {comparison.took_s / 60:.0f} minutes.",
@@ -152,7 +156,7 @@ def _tables(comparison: Comparison, precision: Precision) -> Iterator[str]:
     lines = list(_ratio_lines(comparison, precision))
     if lines:
         yield "How many times the peer's requests a second ours makes:"
-        yield _table(("ours", "the peer", *map(_connections, counts)), lines)
+        yield _table(("ours", "the peer", *map(_connections, counts)), lines, words=2)
 
 
 def _ratio_lines(comparison: Comparison, precision: Precision) -> Iterator[list[str]]:
@@ -173,20 +177,29 @@ def _systems(comparison: Comparison) -> Iterator[str]:
         "The peers' programs are in `loadtest/peers/programs/`, a few lines each, as their own documentation "
         "writes them."
     )
+    systems = {row.system: row for row in reversed(comparison.rows)}  # the first row of each stays
     yield _table(
-        ("", "engine, versions", "batches", "an answer", "bytes", "start, s", "CPUs when idle"),
+        ("", "engine, versions", "batches", "start, s", "CPUs when idle"),
         [
             [
                 row.title,
                 f"{row.engine}; " + ", ".join(f"{name} {version}" for name, version in row.versions.items()),
                 row.batching,
-                row.answer,
-                "" if row.answer_bytes is None else f"{row.answer_bytes:.0f}",
                 "" if row.start_s is None else f"{row.start_s:.1f}",
                 "" if row.idle_cpus is None else f"{row.idle_cpus:.2f}",
             ]
+            for row in reversed(systems.values())
+        ],
+        words=3,
+    )
+    yield "What an answer holds, and its size:"
+    yield _table(
+        ("", "answer", "bytes"),
+        [
+            [row.title, row.answer, "" if row.answer_bytes is None else f"{row.answer_bytes:.0f}"]
             for row in comparison.rows
         ],
+        words=2,
     )
     if comparison.skipped:
         yield "Not measured, or not to the end:"
@@ -202,7 +215,7 @@ def _limits(comparison: Comparison) -> Iterator[str]:
             "- **INT8 is not one thing**: the peers run sentence-transformers' dynamic quantization in ONNX "
             "Runtime; ours is calibrated, or dynamic in another engine. The cosines say what each costs.",
             "- **Answers differ in size** for the same numbers: some write a float32 in 9 digits, some the "
-            "double that it becomes in 17.",
+            "double that it becomes in 17 or more.",
             "- **Latency under 16 and 64 connections** follows from the rate, since each asks again at once. "
             "Latency at a given rate is another test: [load tests](loadtest.md).",
             "- **Two cores** leave little to a server's many processes; on larger machines those that use "
@@ -235,8 +248,8 @@ def _again(comparison: Comparison) -> Iterator[str]:
     )
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    words = 1 if headings[0] == "" else 2
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table whose first columns, ``words`` of them, are text, the others numbers."""
     rule = ["---" if number < words else "---:" for number in range(len(headings))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *lines))
 

@@ -27,7 +27,6 @@ from loadtest.served import this_machine
 SHORT_MIX = "6:1,16:1,28:1,40:1,52:1"
 #: Seconds of load that do not count, before each turn.
 WARM_S = 1
-_JUDGED = 200
 _TEXTS = 2000
 
 
@@ -40,6 +39,7 @@ class Plan:
         rounds: Turns of each row at each number of connections.
         seconds: Of a turn.
         mix: Lengths of the texts.
+        judged: Texts whose answers are judged.
         command: That makes the comparison again, for the page.
     """
 
@@ -47,6 +47,7 @@ class Plan:
     rounds: int = 3
     seconds: float = 3
     mix: str = SHORT_MIX
+    judged: int = 200
     command: str = "tritonforge compare"
 
 
@@ -94,7 +95,7 @@ def compare(
     if not left:
         raise LoadTestError("nothing to compare is installed", mend="tritonforge compare install")
     progress("the reference")
-    wanted = reference(model, texts[:_JUDGED], setup)
+    wanted = reference(model, texts[: plan.judged], setup)
     tallies = {way.name: _Tally(system, way) for system in left for way in system.ways}
     for number in range(1, plan.rounds + 1):
         for system in order([one for one in left if one.name not in skipped], number):
@@ -162,7 +163,7 @@ def _measure(
             write_requests(folders[way.name], way, texts)
             about = tallies[way.name].about
             if not about:  # in the first round
-                about |= {"start_s": start_s, **_look(running, way, texts, wanted)}
+                about |= {"start_s": start_s, **_look(running, way, texts[: plan.judged], wanted)}
         first = number * 997 % len(texts)  # each round begins elsewhere, all systems at the same text
         for connections in plan.connections:
             for way in system.ways:
@@ -193,7 +194,7 @@ def _measure(
 
 def _look(running: Running, way: Way, texts: list[str], wanted: NDArray[np.float32] | None) -> dict[str, Any]:
     """What answers are like."""
-    vectors, size = ask(running.url(way), way, texts[:_JUDGED])
+    vectors, size = ask(running.url(way), way, texts)
     accuracy: Accuracy | None = None if wanted is None else judge(vectors, wanted, way.title)
     return {"accuracy": accuracy, "answer_bytes": size}
 

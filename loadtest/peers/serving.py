@@ -22,7 +22,7 @@ from tritonforge.server.process import end_with_parent
 
 _POLL_S = 0.1
 _END_S = 20.0
-_SETTLE_S = 2.0
+_SETTLE_S = 1.0
 
 
 class Running:

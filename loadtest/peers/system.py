@@ -144,5 +144,9 @@ OPENAI_ANSWER = "OpenAI JSON: the numbers, count of tokens, model, index"
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """What the libraries under a server read their number of threads from."""
-    return {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "OPENBLAS", "RAYON")}
+    """What the libraries under a server read their number of threads from.
+
+    OpenMP's threads, which are torch's, wait asleep: spinning, they take few cores from their own server.
+    """
+    counts = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "OPENBLAS", "RAYON")}
+    return {**counts, "OMP_WAIT_POLICY": "passive"}

@@ -78,7 +78,7 @@ def compare(
     counts = _counts(connections)
     if quick:
         rounds, seconds = 1, 2
-    plan = Plan(counts, rounds, seconds, lengths, _command())
+    plan = Plan(counts, rounds, seconds, lengths, command=_command())
     setup = _setup(threads, peers_dir, root)
     name, model = _model(recipe)
     try:
@@ -89,6 +89,8 @@ def compare(
             where=str(setup.repository),
             mend="tritonforge compare install",
         ) from error
+    if os.getloadavg()[0] > len(os.sched_getaffinity(0)) / 2:
+        err_console.print("other work runs on this machine: the figures will be worth little", style="yellow")
     systems = sorted([*ours, *wanted], key=lambda one: one.precision)  # stable: ours before theirs
     with err_console.status("begin") as status:
         result = run(systems, model, plan, setup, status.update)

@@ -33,7 +33,7 @@ def test_ours_is_measured_in_three_ways_and_judged(
     result = compare(
         [ours, *peers],
         find_model(built.context.recipe.model).folder,
-        Plan(connections=(2,), rounds=1, seconds=1, mix="3:1,5:1"),
+        Plan(connections=(2,), rounds=1, seconds=1, mix="3:1,5:1", judged=50),
         Setup(1, tmp_path / "peers", tmp_path / "root"),
         told.append,
     )

@@ -136,7 +136,14 @@ def test_ctrl_c_keeps_the_trials(tiny: tuple[Path, list[str]], tool: None, tmp_p
     command += ["--build-dir", str(tmp_path), "--concurrency", "2", "--seconds", "0.3", "--trials", "50"]
     trials = tmp_path / "tune" / "bert-embedding" / "trials.json"
     with (tmp_path / "output").open("wb") as sink:
-        tune = subprocess.Popen(command, stdout=sink, stderr=sink, env=os.environ | {"COLUMNS": "200"})
+        tune = subprocess.Popen(
+            command,
+            stdout=sink,
+            stderr=sink,
+            env=os.environ | {"COLUMNS": "200"},
+            # A shell has its background jobs ignore it, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     deadline = time.monotonic() + 120
     try:
         while not trials.is_file() and tune.poll() is None and time.monotonic() < deadline:

@@ -4,7 +4,8 @@
 
     python -m loadtest.bench_engine --model minilm --batches 8 32 64
 
-Batches of fresh texts, so that hardly a shape occurs twice, as under real load. The ways take turns:
+Batches of fresh texts, so that hardly a shape occurs twice, as under real load. The ways take turns in random
+order, each with a compiled model of its own: a shared one would know shapes that another way has run.
 
 - ``as served``: what the backend does;
 - ``every length``: the longest sequence as it is, not the next multiple of 16;
@@ -42,12 +43,13 @@ from python_backends.packing import IndexArray, TokenBatch, flatten, pack, plan_
 from python_backends.runners import OpenVinoRunner
 
 Inputs = dict[str, NDArray[np.int32]]
+Way = Callable[[TokenBatch], None]
 _BUDGET = 16384
 _ROWS, _WIDTH, _INNER = 4096, 384, 1536
 
 
 class Engine:
-    """One compiled model that computes batches in several ways.
+    """One model that computes batches in several ways.
 
     Args:
         folder: Version folder with ``model.xml``.
@@ -56,50 +58,66 @@ class Engine:
     """
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
-        """Compile for one run at a time, and for two."""
-        path = folder / "model.xml"
-        self.served = OpenVinoRunner(path, threads, precision)
-        model = ov.Core().read_model(str(path))
-        self.flops_per_token = _linear_flops(model)
-        self._names = [port.get_any_name() for port in model.inputs]
-        properties = {
+        """Read the model; each way compiles it anew."""
+        self._path = folder / "model.xml"
+        self._precision, self._threads = precision, threads
+        self._model = ov.Core().read_model(str(self._path))
+        self.flops_per_token = _linear_flops(self._model)
+        self._names = [port.get_any_name() for port in self._model.inputs]
+        self._properties = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128 if precision == "int8-dynamic" else 0,
             "CPU_RUNTIME_CACHE_CAPACITY": 512,
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_NUM_THREADS": threads,
         }
-        one = ov.Core().compile_model(model, "CPU", {**properties, "NUM_STREAMS": 1})
-        two = ov.Core().compile_model(model, "CPU", {**properties, "NUM_STREAMS": 2})
-        self._one = one.create_infer_request()
-        self._two = [two.create_infer_request() for _ in range(2)]
 
-    def ways(self) -> dict[str, Callable[[TokenBatch], None]]:
+    def ways(self) -> dict[str, Way]:
         """The ways to compute a batch."""
         return {
-            "as served": self._run_served,
-            "every length": lambda batch: self._run(batch, lambda inputs: inputs),
-            "rounded tokens": lambda batch: self._run(batch, _round_tokens),
-            "two streams": self._run_two,
-            "waste 1.1": lambda batch: self._run_served(batch, 1.1),
-            "waste 2": lambda batch: self._run_served(batch, 2.0),
-            "same shapes": self._run_served,
+            "as served": self._served(),
+            "every length": self._shaped(lambda inputs: inputs),
+            "rounded tokens": self._shaped(_round_tokens),
+            "two streams": self._two_streams(),
+            "waste 1.1": self._served(1.1),
+            "waste 2": self._served(2.0),
+            "same shapes": self._served(),
         }
 
-    def _run_served(self, batch: TokenBatch, waste: float = 1.5) -> None:
-        for run in plan_runs(batch.lengths, _BUDGET, max_waste=waste):
-            self.served.run(pack(batch, run))
+    def _served(self, waste: float = 1.5) -> Way:
+        runner = OpenVinoRunner(self._path, self._threads, self._precision)
 
-    def _run(self, batch: TokenBatch, shape: Callable[[Inputs], Inputs]) -> None:
-        for run in plan_runs(batch.lengths, _BUDGET):
-            self._one.infer(self._feed(shape(pack(batch, run))), share_inputs=True)
+        def way(batch: TokenBatch) -> None:
+            for run in plan_runs(batch.lengths, _BUDGET, max_waste=waste):
+                runner.run(pack(batch, run))
 
-    def _run_two(self, batch: TokenBatch) -> None:
+        return way
+
+    def _shaped(self, shape: Callable[[Inputs], Inputs]) -> Way:
+        (request,) = self._requests(1)
+
+        def way(batch: TokenBatch) -> None:
+            for run in plan_runs(batch.lengths, _BUDGET):
+                request.infer(self._feed(shape(pack(batch, run))), share_inputs=True)
+
+        return way
+
+    def _two_streams(self) -> Way:
         """Two runs of like many tokens, each sorted by length, side by side."""
-        for request, run in zip(self._two, _halves(batch.lengths), strict=False):
-            request.start_async(self._feed(_round_longest(pack(batch, run))))
-        for request in self._two:
-            request.wait()
+        requests = self._requests(2)
+
+        def way(batch: TokenBatch) -> None:
+            for request, run in zip(requests, _halves(batch.lengths), strict=False):
+                request.start_async(self._feed(_round_longest(pack(batch, run))))
+            for request in requests:
+                request.wait()
+
+        return way
+
+    def _requests(self, streams: int) -> list[Any]:
+        properties = {**self._properties, "NUM_STREAMS": streams}
+        compiled = ov.Core().compile_model(self._model, "CPU", properties)
+        return [compiled.create_infer_request() for _ in range(streams)]
 
     def _feed(self, inputs: Inputs) -> Inputs:
         return {name: inputs[name] for name in self._names}
@@ -209,7 +227,8 @@ def _measure_batches(
     figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     count = max(4, options.texts // size)
     for number in range(options.rounds + 1):
-        order = list(ways) if number % 2 else list(ways)[::-1]
+        order = list(ways)
+        random.Random(number).shuffle(order)
         for name in order:
             # The same batches for all ways of a round, but for the one whose point is that they recur.
             rng = random.Random(0 if name == "same shapes" else number)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from loadtest.errors import LoadTestError
 from loadtest.sampling import Watch
 from tritonforge.server import ServerOptions, TritonServer
 
 GATEWAY_TARGETS = ("rest", "openai", "websocket")
-_START_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -67,11 +63,11 @@ def own_server(
 
 @contextlib.contextmanager
 def _gateway(server: TritonServer, sink: IO[bytes]) -> Iterator[tuple[str, list[int]]]:
-    """An open gateway without limits or cache, on a loop of its own; its URL, and its processes."""
+    """An open gateway without limits or cache; its URL, and its processes."""
     import psutil
 
     from gateway.config import GatewayConfig
-    from gateway.control.supervisor import Gateway
+    from gateway.control.background import gateway_in_background
 
     http, grpc = (int(address.rpartition(":")[2]) for address in (server.http_address, server.grpc_url))
     local = {"name": "local", "servers": [{"http_port": http, "grpc_port": grpc}]}
@@ -85,22 +81,7 @@ def _gateway(server: TritonServer, sink: IO[bytes]) -> Iterator[tuple[str, list[
             "cache": {"enabled": False},
         }
     )
-    gateway = Gateway(config, log=sink.fileno())
     before = {child.pid for child in psutil.Process().children()}
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="gateway", daemon=True)
-    thread.start()
-    try:
-        try:
-            asyncio.run_coroutine_threadsafe(gateway.start(), loop).result(_START_S)
-        except TimeoutError as error:
-            raise LoadTestError(
-                f"the gateway did not start in {_START_S:.0f} s", mend="read the log in the output folder"
-            ) from error
+    with gateway_in_background(config, log=sink.fileno()) as gateway:
         children = [child.pid for child in psutil.Process().children() if child.pid not in before]
         yield gateway.url, children
-    finally:
-        asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result(_START_S)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()

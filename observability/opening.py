@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.control.supervisor import Gateway
-
-_START_S = 60.0
 
 
 @contextmanager
@@ -31,8 +28,7 @@ def open_gateway(grpc_address: str, collector: str | None, *, delay_ms: int) -> 
         GatewayError: It does not start.
     """
     from gateway.config import GatewayConfig
-    from gateway.control.admin import Admin
-    from gateway.control.supervisor import Gateway
+    from gateway.control.background import gateway_in_background
 
     host, _, port = grpc_address.rpartition(":")
     server = {"host": host.strip("[]"), "grpc_port": int(port)}
@@ -51,27 +47,17 @@ def open_gateway(grpc_address: str, collector: str | None, *, delay_ms: int) -> 
     )
     # Facade processes inherit this one's environment.
     os.environ["OTEL_BSP_SCHEDULE_DELAY"] = str(delay_ms)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="gateway", daemon=True)
-    thread.start()
+    with (
+        Path(os.devnull).open("wb") as nowhere,
+        gateway_in_background(config, log=nowhere.fileno()) as gateway,
+    ):
+        asyncio.run(_send_at_once(gateway))
+        yield gateway
 
-    def run(work: Coroutine[Any, Any, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(work, loop).result(_START_S)
 
-    async def send_at_once(gateway: Gateway) -> None:
-        async with Admin(gateway.paths.admin) as admin:
-            await admin.post("/runtime_modify", **{"tracing.opentelemetry.min_flush_spans": "1"})
+async def _send_at_once(gateway: Gateway) -> None:
+    """Have Envoy send each span as it ends."""
+    from gateway.control.admin import Admin
 
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            gateway = Gateway(config, log=nowhere.fileno())
-            run(gateway.__aenter__())
-            try:
-                run(send_at_once(gateway))
-                yield gateway
-            finally:
-                run(gateway.stop())
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    async with Admin(gateway.paths.admin) as admin:
+        await admin.post("/runtime_modify", **{"tracing.opentelemetry.min_flush_spans": "1"})

@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tritonforge.server.resources import cpu_name
+
 EXPORT_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnx", "onnxscript", "onnx-ir")
 
 
@@ -38,18 +40,6 @@ def source_hash(package_file: str, *folders: str) -> str:
         digest.update(str(path.relative_to(root)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-@cache
-def cpu_name() -> str:
-    """The processor's model, since measurements hold for one only."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def machine() -> dict[str, str | int]:

@@ -7,16 +7,15 @@ import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from loadtest.credentials import API_KEY_VARIABLE, TOKEN_VARIABLE, credentials
 from loadtest.errors import LoadTestError
 from loadtest.results import Machine
 from tritonforge.errors import first_line
+from tritonforge.server.resources import cpu_name
 
 TIMEOUT_S = 10.0
 
@@ -133,7 +132,7 @@ def this_machine() -> Machine:
     from tritonforge.server.resources import memory_limit
 
     return Machine(
-        cpu=_cpu_name(), cores=len(os.sched_getaffinity(0)), memory_bytes=memory_limit(), gpu=_gpus()
+        cpu=cpu_name(), cores=len(os.sched_getaffinity(0)), memory_bytes=memory_limit(), gpu=_gpus()
     )
 
 
@@ -196,16 +195,6 @@ def _refused(url: str, model: str, words: str, credentials: bool) -> LoadTestErr
     return LoadTestError(
         f"the server says: {words.strip()[:300]}", where=f"model {model} on {url}", mend=mend
     )
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return f"{psutil.cpu_count()} CPUs"
 
 
 def _gpus() -> tuple[str, ...]:

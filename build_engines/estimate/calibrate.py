@@ -27,13 +27,14 @@ from build_engines.estimate.layer import OUTPUT, VOCABULARY, write_layers
 from build_engines.estimate.workload import Run, Workload
 from build_engines.model_files import ModelFiles
 from build_engines.spec import ModelSpec
-from build_engines.versions import cpu_name, source_hash
+from build_engines.versions import source_hash
 from python_backends.runners import Runner
 from python_backends.settings import TokenizerSettings
 from python_backends.threads import engine_threads
 from python_backends.tokenizer.batch import BatchTokenizer
 from tritonforge.errors import TritonForgeError
 from tritonforge.recipe import EngineName, Precision, Recipe
+from tritonforge.server.resources import cpu_name
 
 SECONDS = 12.0
 """Time box of a whole calibration."""

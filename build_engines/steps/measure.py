@@ -8,7 +8,7 @@ from pathlib import Path
 from build_engines.check.speed import Speed, measure_speeds
 from build_engines.context import BuildContext, StepOutcome
 from build_engines.engines import ENGINES
-from build_engines.versions import cpu_name
+from tritonforge.server.resources import cpu_name
 
 
 class MeasureStep:

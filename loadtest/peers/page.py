@@ -10,6 +10,7 @@ from loadtest.peers.answers import IN_FLIGHT
 from loadtest.peers.records import Comparison, Ratio, Row, Spread
 from loadtest.peers.runner import WARM_S
 from loadtest.peers.system import Precision
+from tritonforge.page.files import replace_text
 
 HEADINGS: dict[Precision, str] = {"fp32": "float32", "int8": "INT8"}
 _WRK = "https://github.com/wg/wrk"
@@ -18,9 +19,7 @@ _WRK = "https://github.com/wg/wrk"
 def write_page(comparison: Comparison, path: Path) -> None:
     """Write the page in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(render(comparison), encoding="utf-8")
-    temporary.replace(path)
+    replace_text(path, render(comparison))
 
 
 def render(comparison: Comparison) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -51,3 +53,15 @@ def memory_limit() -> int:
     with contextlib.suppress(OSError):
         values.append(_VERSION_1.read_text(encoding="ascii").strip())
     return min([psutil.virtual_memory().total, *(int(value) for value in values if value.isdigit())])
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's model, since measurements hold for one only."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

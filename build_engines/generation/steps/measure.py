@@ -10,7 +10,8 @@ import build_engines
 import python_backends
 from build_engines.context import StepOutcome
 from build_engines.generation.context import GenerationContext
-from build_engines.versions import cpu_name, package_versions, source_hash
+from build_engines.versions import package_versions, source_hash
+from tritonforge.server.resources import cpu_name
 
 
 class MeasureStep:

@@ -57,9 +57,7 @@ def assemble(
     Raises:
         OSError: If the disk is full.
     """
-    names = ModelNames.of(
-        recipe.name, compiled.engine, caches=recipe.cache.enabled, fused=recipe.stages == "fused"
-    )
+    names = ModelNames.of_recipe(recipe, compiled.engine)
     configs = {names.ensemble: ensemble_config(recipe, spec, names)}
     if not names.fused:
         configs[names.tokenizer] = tokenizer_config(recipe, spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tritonforge.recipe import EngineName
+from tritonforge.recipe import EngineName, Recipe
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class ModelNames:
     def of(cls, name: str, engine: EngineName, *, caches: bool = False, fused: bool = False) -> ModelNames:
         """The models of a recipe that an engine serves."""
         return cls(name, fans_out=engine == "tensorrt", caches=caches, fused=fused)
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe, engine: EngineName) -> ModelNames:
+        """The same, as the recipe wants its models to be."""
+        return cls.of(recipe.name, engine, caches=recipe.cache.enabled, fused=recipe.stages == "fused")
 
     @property
     def tokenizer(self) -> str:

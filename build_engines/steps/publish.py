@@ -36,15 +36,13 @@ class PublishStep:
             tokenizer=context.keys["tokenize"],
             code=source_hash(python_backends.__file__) + source_hash(str(repository_package.__file__)),
         )
-        fused = recipe.stages == "fused"
-        if fused and compiled.engine == "tensorrt":
+        names = ModelNames.of_recipe(recipe, compiled.engine)
+        if names.fused and names.fans_out:
             raise BuildError(
                 "TensorRT runs in a backend of its own, so it cannot be fused with the tokenizer",
                 where=f"{context.recipe_path}: stages",
                 mend="say `stages: separate`, or take a CPU engine",
             )
-        names = ModelNames.of(recipe.name, compiled.engine, caches=recipe.cache.enabled, fused=fused)
-        models = names.all
 
         def write(staging: Path, version: int) -> None:
             assemble(
@@ -58,7 +56,7 @@ class PublishStep:
                 _facts(context),
             )
 
-        return publish_models(context, key, models, write, tuple(slower))
+        return publish_models(context, key, names.all, write, tuple(slower))
 
 
 def publish_models(

@@ -47,7 +47,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 def _keep_exemplars(kind: type[Any]) -> type[Any]:
     """Values that are shared by processes keep no exemplars; of these, each process keeps its own."""
 
-    class Value(kind):  # type: ignore[misc]
+    class Value(kind):  # type: ignore[misc]  # chosen at run time
         _exemplar = None
 
         def set_exemplar(self, exemplar: Any) -> None:

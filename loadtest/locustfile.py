@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 
-@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # locust has no types here
 def add_arguments(parser: Any) -> None:
     """Add the options to locust's own."""
     group = parser.add_argument_group("loadtest")
@@ -93,7 +93,7 @@ class Shape(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """How many users there should be now; None ends the run."""
-        options: Any = self.runner.environment.parsed_options  # type: ignore[union-attr]
+        options: Any = self.runner.environment.parsed_options  # type: ignore[union-attr]  # set once it runs
         if not options.shape:
             elapsed: float = self.get_run_time()  # type: ignore[no-untyped-call]
             ended = options.run_time and elapsed >= options.run_time
@@ -117,7 +117,7 @@ class Shape(LoadTestShape):
             LoadUser.recorder.stage(self._stages[stage].users)
 
 
-@events.init.add_listener  # type: ignore[untyped-decorator]
+@events.init.add_listener  # type: ignore[untyped-decorator]  # locust has no types here
 def prepare(environment: Environment, **_: Any) -> None:
     """Make gRPC fit for gevent, and write records where they are wanted."""
     # Locust has patched the standard library for gevent when it loads this file. gRPC's core has threads

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from build_engines.context import BuildContext
 from build_engines.pipeline import build, make_context
 from build_engines.report import BuildReport
-from tests.order import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401
+from tests.order import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401  # hooks
 from tritonforge.recipe import Recipe, load_recipe
 from tritonforge.server import ServerOptions, TritonServer
 

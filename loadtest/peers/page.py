@@ -77,6 +77,7 @@ def _best(comparison: Comparison, precision: Precision) -> Iterator[list[str]]:
     cells = []
     for connections in comparison.connections:
         top = [
+            # Below, only rows with a rate are taken.
             max(rows, key=lambda row: row.rate(connections).median)  # type: ignore[union-attr]
             for ours in (True, False)
             if (rows := [row for row in comparison.of(precision, ours=ours) if row.rate(connections)])

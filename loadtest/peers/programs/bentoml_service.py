@@ -1,5 +1,6 @@
 """sentence-transformers in BentoML, with its adaptive batching."""
 
+# It runs in an environment of its own, whose packages mypy does not see.
 # mypy: ignore-errors
 
 import bentoml

@@ -1,5 +1,6 @@
 """sentence-transformers, loaded as its documentation says, on torch or ONNX; shared by the programs."""
 
+# It runs in an environment of its own, whose packages mypy does not see.
 # mypy: ignore-errors
 
 import os

@@ -1,5 +1,6 @@
 """sentence-transformers behind FastAPI: one encode call a request, in FastAPI's thread pool."""
 
+# It runs in an environment of its own, whose packages mypy does not see.
 # mypy: ignore-errors
 
 from embedder import load

@@ -1,5 +1,6 @@
 """sentence-transformers in LitServe, with its dynamic batching."""
 
+# It runs in an environment of its own, whose packages mypy does not see.
 # mypy: ignore-errors
 
 import os

@@ -1,5 +1,6 @@
 """sentence-transformers as a custom runtime of MLServer; its adaptive batching makes the batches."""
 
+# It runs in an environment of its own, whose packages mypy does not see.
 # mypy: ignore-errors
 
 from embedder import load

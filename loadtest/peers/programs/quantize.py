@@ -7,6 +7,7 @@
 The INT8 file is ``onnx/model_quantized.onnx``, a name by which infinity finds it too.
 """
 
+# It runs in an environment of its own, whose packages mypy does not see.
 # mypy: ignore-errors
 
 import sys

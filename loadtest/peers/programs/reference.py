@@ -5,6 +5,7 @@
     python reference.py MODEL TEXTS.json OUTPUT.npy
 """
 
+# It runs in an environment of its own, whose packages mypy does not see.
 # mypy: ignore-errors
 
 import json

@@ -30,7 +30,7 @@ from build_engines.compress.int8.switchboard import Switchboard
 from build_engines.spec import ModelSpec
 from tritonforge.errors import CalibrationError
 from tritonforge.recipe import Layout
-from tritonforge.recipe.schema import Calibration, Gate, Quantization
+from tritonforge.recipe.sections import Calibration, Gate, Quantization
 
 _ROWS = 512
 _OTHERS = 4

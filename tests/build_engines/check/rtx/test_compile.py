@@ -21,7 +21,7 @@ from build_engines.compress.half import to_half
 from build_engines.compress.int8 import quantize_calibrated
 from build_engines.context import BuildContext
 from tritonforge.errors import EngineError
-from tritonforge.recipe.schema import Calibration, Gate, Quantization
+from tritonforge.recipe.sections import Calibration, Gate, Quantization
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,

@@ -18,7 +18,7 @@ from build_engines.compress.int8 import QuantizationReport, quantize_calibrated
 from build_engines.compress.int8.graph import Graph, group_by_source
 from python_backends.runners import OnnxRuntimeRunner, OpenVinoRunner
 from tritonforge.errors import CalibrationError
-from tritonforge.recipe.schema import Calibration, Gate, Quantization
+from tritonforge.recipe.sections import Calibration, Gate, Quantization
 
 ANY = Gate(mean_cosine=0, min_cosine=0)
 

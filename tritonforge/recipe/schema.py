@@ -68,8 +68,8 @@ class Recipe(Section):
     )
     engine: EngineChoice = Field(
         default="auto",
-        description="auto: TensorRT where it is installed and there is a GPU, elsewhere the faster CPU engine "
-        "that passes the gate",
+        description="auto: TensorRT where it is installed and there is a GPU, elsewhere the faster of "
+        "the CPU engines that pass the gate",
     )
     stages: Literal["separate", "fused"] = Field(
         default="separate",

@@ -29,31 +29,6 @@ _IMAGE = re.compile(
 
 
 @dataclass(frozen=True)
-class ServedModel:
-    """One recipe.
-
-    Attributes:
-        name: The model that clients call.
-        task: embedding, classification or generation.
-        engine: onnxruntime, openvino, openvino-genai, tensorrt or tensorrt-llm.
-        gpu: Whether the engine needs one.
-        parts: Every model of the repository that it takes, the front one first.
-        recipe: The file.
-        memory_bytes: Resident, of its stubs; estimated.
-        disk_bytes: Of its files in the repository; of the last build, else estimated.
-    """
-
-    name: str
-    task: str
-    engine: str
-    gpu: bool
-    parts: tuple[str, ...]
-    recipe: Path
-    memory_bytes: int
-    disk_bytes: int
-
-
-@dataclass(frozen=True)
 class Resources:
     """Of one server replica.
 
@@ -68,6 +43,37 @@ class Resources:
     memory_bytes: int
     shm_bytes: int
     gpus: int
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One recipe.
+
+    Attributes:
+        name: The model that clients call.
+        task: embedding, classification or generation.
+        engine: onnxruntime, openvino, openvino-genai, tensorrt or tensorrt-llm.
+        gpu: Whether the engine needs one.
+        parts: Every model of the repository that it takes, the front one first.
+        recipe: The file.
+        memory_bytes: Resident, of its stubs; estimated.
+        disk_bytes: Of its files in the repository; of the last build, else estimated.
+        alone: What a server that runs this model only needs; None where nobody worked it out.
+        replicas: Such servers, for the load that was asked for.
+        instances: Engine processes of one server, which share its cores.
+    """
+
+    name: str
+    task: str
+    engine: str
+    gpu: bool
+    parts: tuple[str, ...]
+    recipe: Path
+    memory_bytes: int
+    disk_bytes: int
+    alone: Resources | None = None
+    replicas: int = 1
+    instances: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,28 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Canary:
+    """A repository that is tried on a share of the requests.
+
+    Attributes:
+        source: Of the new repository.
+        percent: Of the requests.
+    """
+
+    source: Source
+    percent: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share.
+
+        Raises:
+            UsageError: With what is allowed.
+        """
+        if not 0 <= self.percent <= 100:
+            raise UsageError(f"must be 0 to 100, not {self.percent}", where="--canary-percent")
+
+
+@dataclass(frozen=True)
 class Deployment:
     """A group of models that one server runs, and how many servers.
 
@@ -122,6 +150,7 @@ class Deployment:
         server_image: Runs ``tritonforge serve``; with a tag or digest.
         gateway_image: Runs ``tritonforge gateway``; with a tag or digest.
         version: tritonforge's.
+        canary: Another repository to send a share of the requests to, where the target can.
     """
 
     name: str
@@ -134,6 +163,7 @@ class Deployment:
     server_image: str
     gateway_image: str
     version: str
+    canary: Canary | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no platform would take.

@@ -59,6 +59,7 @@ def render(target: str, deployment: Deployment, output: Path) -> list[Path]:
         "version": deployment.version,
         "files": {path: _digest(text) for path, text in sorted(files.items())},
     }
+    output = output.absolute()
     _refuse_foreign(output)
     try:
         _write({**files, RECORD: json.dumps(record, indent=2) + "\n"}, output)

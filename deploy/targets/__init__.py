@@ -1,1 +1,1 @@
-"""One file a platform; each has ``render(deployment) -> {relative path: text}``, without a clock or a secret."""
+"""One file a platform, each with ``render(deployment) -> {relative path: text}``; no clock, no secrets."""

@@ -51,7 +51,8 @@ def _engines(recipe: Recipe) -> tuple[EngineName, ...]:
     """The engine that the recipe names, or all that this machine can run."""
     if recipe.encoder_engine != "auto":
         return (recipe.encoder_engine,)
-    return ("tensorrt",) if _has_tensorrt() else _CPU_ENGINES
+    # What is built for the edge runs elsewhere than here, on a machine without a GPU.
+    return ("tensorrt",) if recipe.target != "edge" and _has_tensorrt() else _CPU_ENGINES
 
 
 def _has_tensorrt() -> bool:

@@ -1,6 +1,8 @@
 """The recipe: one YAML file a model, the only thing a user edits."""
 
+from tritonforge.recipe.edge import Edge
 from tritonforge.recipe.kinds import (
+    DeployTarget,
     EngineChoice,
     EngineName,
     GeneratorEngine,
@@ -40,6 +42,8 @@ __all__ = [
     "Cache",
     "Calibration",
     "Classification",
+    "DeployTarget",
+    "Edge",
     "Embedding",
     "EngineChoice",
     "EngineName",

@@ -18,6 +18,7 @@ EngineChoice = Literal["auto", EngineName, GeneratorEngine]
 PrecisionChoice = Literal["auto", Precision]
 RangeMethod = Literal["max", "percentile", "mse", "entropy"]
 GpuPreset = Literal["latency", "throughput"]
+DeployTarget = Literal["server", "edge"]
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]

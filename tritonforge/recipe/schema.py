@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from tritonforge.recipe.edge import EDGE_PRECISIONS, Edge, with_edge_defaults
 from tritonforge.recipe.kinds import (
+    DeployTarget,
     EngineChoice,
     EngineName,
     GeneratorEngine,
@@ -54,6 +56,10 @@ class Recipe(Section):
         default="auto",
         description="auto: a `...ForSequenceClassification` model classifies, any other encoder embeds. "
         "`generation` must be said",
+    )
+    target: DeployTarget = Field(
+        default="server",
+        description="`edge`: defaults for a small machine without a GPU, and the bounds of `edge`",
     )
     max_length: PositiveInt | Literal["auto"] = Field(
         default="auto",
@@ -102,6 +108,7 @@ class Recipe(Section):
     queue: Queue = Queue()
     warmup: Warmup = Warmup()
     limits: Limits = Limits()
+    edge: Edge = Edge()
 
     @property
     def encoder_engine(self) -> Literal["auto", EngineName]:
@@ -116,11 +123,14 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _generate_in_halves(cls, data: Any) -> Any:
-        """Generation reads all weights for each token, so halves are its default."""
-        if isinstance(data, dict) and data.get("task") == "generation":
-            return {"precision": "fp16", **data}
-        return data
+    def _fill_in_defaults(cls, data: Any) -> Any:
+        """Fill in what target and task mean where the recipe is silent."""
+        if not isinstance(data, dict):
+            return data
+        if data.get("target") == "edge":
+            data = with_edge_defaults(data)
+        # Generation reads all weights for each token, so halves are its default.
+        return {"precision": "fp16", **data} if data.get("task") == "generation" else data
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Recipe:
@@ -138,7 +148,21 @@ class Recipe(Section):
             raise ValueError("`classification` has no meaning with task embedding")
         if self.task == "classification" and self.embedding != Embedding():
             raise ValueError("`embedding` has no meaning with task classification")
+        if self.target == "edge":
+            self._check_edge()
+        elif self.edge != Edge():
+            raise ValueError("`edge` has no meaning with target server; say `target: edge`")
         return self
+
+    def _check_edge(self) -> None:
+        """Refuse what a small machine without a GPU cannot serve."""
+        if self.precision not in EDGE_PRECISIONS:
+            raise ValueError(
+                f"target edge serves weights of 8 or 4 bits, not precision {self.precision}; "
+                f"say one of: {', '.join(EDGE_PRECISIONS)}"
+            )
+        if self.engine.startswith("tensorrt"):
+            raise ValueError(f"target edge is for CPUs, and {self.engine} needs a GPU; say `engine: auto`")
 
     def _check_generation(self) -> None:
         """Refuse what a generator has no use for, rather than pass over it in silence."""

@@ -138,7 +138,7 @@ def test_a_bad_recipe_as_json(tmp_path: Path) -> None:
         "error": "RecipeError",
         "what": "no such recipe",
         "where": "absent.yaml",
-        "mend": "recipes at hand: none here",
+        "mend": "make one: tritonforge recipe new MODEL_FOLDER",
     }
 
 

@@ -20,6 +20,7 @@ from tritonforge.cli.estimate import estimate
 from tritonforge.cli.gateway import app as gateway_app
 from tritonforge.cli.loadtest import app as loadtest_app
 from tritonforge.cli.predict import predict
+from tritonforge.cli.recipe import app as recipe_app
 from tritonforge.cli.serve import serve
 from tritonforge.cli.trace import trace
 from tritonforge.cli.tune import tune
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(recipe_app, name="recipe")
 app.command()(build)
 app.command()(benchmark)
 app.command()(validate)

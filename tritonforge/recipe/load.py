@@ -29,8 +29,9 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        known = ", ".join(str(p) for p in sorted(Path("recipes").glob("*.yaml"))) or "none here"
-        raise RecipeError("no such recipe", where=str(path), mend=f"recipes at hand: {known}") from None
+        known = ", ".join(str(p) for p in sorted(Path("recipes").glob("*.yaml")))
+        mend = f"recipes at hand: {known}" if known else "make one: tritonforge recipe new MODEL_FOLDER"
+        raise RecipeError("no such recipe", where=str(path), mend=mend) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"cannot be read: {error}", where=str(path), mend="give a UTF-8 YAML file"

@@ -15,6 +15,7 @@ from tritonforge.cli.chat import chat
 from tritonforge.cli.compare import app as compare_app
 from tritonforge.cli.demo import demo
 from tritonforge.cli.demo_chat import demo_chat
+from tritonforge.cli.deploy import app as deploy_app
 from tritonforge.cli.doctor import doctor
 from tritonforge.cli.estimate import estimate
 from tritonforge.cli.gateway import app as gateway_app
@@ -47,6 +48,7 @@ app.command()(chat)
 app.add_typer(gateway_app, name="gateway")
 app.add_typer(compare_app, name="compare")
 app.add_typer(loadtest_app, name="loadtest")
+app.add_typer(deploy_app, name="deploy")
 app.command()(doctor)
 app.command()(demo)
 app.command()(demo_chat)

@@ -8,8 +8,9 @@ import urllib.request
 
 
 def main() -> int:
-    """Ask ``/v2/health/ready`` on the port of ``TRITONFORGE_HTTP_PORT``, by default 8000."""
-    url = f"http://127.0.0.1:{os.environ.get('TRITONFORGE_HTTP_PORT', '8000')}/v2/health/ready"
+    """Ask the URL that is given; else ``/v2/health/ready`` on ``TRITONFORGE_HTTP_PORT``, by default 8000."""
+    port = os.environ.get("TRITONFORGE_HTTP_PORT", "8000")
+    url = sys.argv[1] if len(sys.argv) > 1 else f"http://127.0.0.1:{port}/v2/health/ready"
     # A proxy in the environment must not be asked about loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -1,7 +1,8 @@
-"""Removes from a serving environment what cannot run in the CPU image, each with its reason.
+"""Removes from an image's environment what cannot run in it, each with its reason.
 
-``python docker/slim.py /opt/venv`` prints what went and how much it was. It works on the installed metadata
-alone (standard library only), and is meant for an image: ``pip check`` complains afterwards, rightly.
+``python docker/slim.py /opt/venv --extra serve`` prints what went and how much it was. It works on the
+installed metadata alone (standard library only), and is meant for an image: ``pip check`` complains
+afterwards, rightly.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-# The extras whose packages stay.
+# What is followed: this package, with the extras that are given and those that they name.
 _ROOT = "tritonforge"
-_EXTRAS = ("serve", "backends")
 
 # Dependencies that are not followed: what only they need goes.
 UNUSED_DEPENDENCIES = {
@@ -46,35 +46,47 @@ UNUSED_FILES = {
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Remove what the CPU image cannot use.")
-    parser.add_argument("environment", type=Path, help="a virtual environment with tritonforge[serve]")
+    parser = argparse.ArgumentParser(description="Remove what an image cannot use.")
+    parser.add_argument("environment", type=Path, help="a virtual environment with tritonforge")
+    parser.add_argument(
+        "--extra", action="append", required=True, help="that it was installed with; repeat it"
+    )
     arguments = parser.parse_args()
     packages = next(arguments.environment.glob("lib/python3.*/site-packages"), None)
     if packages is None:
         sys.stderr.write(f"error: {arguments.environment} is no virtual environment\n")
         return 2
-    for name, why, size in [*remove_distributions(packages), *remove_files(packages)]:
+    for name, why, size in [*remove_distributions(packages, arguments.extra), *remove_files(packages)]:
         sys.stdout.write(f"{size / 1e6:7.1f} MB  {name}: {why}\n")
     return 0
 
 
-def remove_distributions(packages: Path) -> Iterator[tuple[str, str, int]]:
+def remove_distributions(packages: Path, extras: Collection[str]) -> Iterator[tuple[str, str, int]]:
     """Remove every distribution that serving does not reach.
 
     Args:
         packages: A ``site-packages`` folder.
+        extras: Those of tritonforge that are in use; what they name in turn is.
 
     Yields:
         Name, reason, and size in bytes of each that went.
+
+    Raises:
+        SystemExit: There is no such extra.
     """
     installed = {_canonical(each.name): each for each in distributions(path=[str(packages)])}
-    kept, queue = {_ROOT}, [_ROOT]
+    known = installed[_ROOT].metadata.get_all("Provides-Extra") or []
+    if unknown := sorted(set(extras) - set(known)):
+        sys.exit(f"error: {_ROOT} has no extra {', '.join(unknown)}, only {', '.join(known)}")
+    kept: dict[str, set[str]] = {}
+    queue = [(_ROOT, set(extras))]
     while queue:
-        for need in _needs(installed[queue.pop()]):
-            if need in installed and need not in kept:
-                kept.add(need)
-                queue.append(need)
-    for name in sorted(installed.keys() - kept):
+        name, wanted = queue.pop()
+        if name not in installed or (name in kept and wanted <= kept[name]):
+            continue
+        kept[name] = kept.get(name, set()) | wanted
+        queue += _needs(installed[name], kept[name])
+    for name in sorted(installed.keys() - kept.keys()):
         yield name, "nothing that serves imports it", _remove_distribution(installed[name])
 
 
@@ -93,23 +105,28 @@ def remove_files(packages: Path) -> Iterator[tuple[str, str, int]]:
             continue
         folder, _, name = pattern.rpartition("/")
         if name == "!{minor}":
-            found = [each for each in packages.joinpath(folder).iterdir() if each.name != minor]
+            found = [each for each in packages.glob(f"{folder}/*") if each.name != minor]
         else:
             found = list(packages.glob(pattern))
+        if not found:
+            continue
         yield pattern.format(minor=minor), why, sum(_remove(each) for each in found)
 
 
-def _needs(distribution: Distribution) -> Iterator[str]:
-    """Canonical names of what a distribution asks for; markers other than extras count as true."""
+def _needs(distribution: Distribution, extras: Container[str]) -> Iterator[tuple[str, set[str]]]:
+    """What a distribution with these extras asks for: canonical names, and extras of theirs.
+
+    Markers other than extras count as true.
+    """
     cut = _canonical(distribution.name) in UNUSED_DEPENDENCIES
     for line in distribution.requires or ():
-        match = re.match(r"[A-Za-z0-9._-]+", line)
-        extra = re.search(r"""extra\s*==\s*["']([^"']+)""", line)
-        if match is None or (extra and (distribution.name != _ROOT or extra[1] not in _EXTRAS)):
+        match = re.match(r"([A-Za-z0-9._-]+)(?:\[([^]]*)\])?", line)
+        condition = re.search(r"""extra\s*==\s*["']([^"']+)""", line)
+        if match is None or (condition and condition[1] not in extras):
             continue
-        name = _canonical(match[0])
+        name = _canonical(match[1])
         if not cut or name in _STILL_NEEDED:
-            yield name
+            yield name, {each.strip() for each in (match[2] or "").split(",") if each.strip()}
 
 
 def _remove_distribution(distribution: Distribution) -> int:

@@ -75,6 +75,11 @@ class ServedModel:
     replicas: int = 1
     instances: int = 1
 
+    @property
+    def label(self) -> str:
+        """The name as DNS and Kubernetes take it: no underscores, at most 40 characters."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")[:40].rstrip("-")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -184,6 +189,12 @@ class Deployment:
             raise UsageError(
                 f"several recipes give the model {', '.join(twice)}",
                 mend="one server runs a name once: change `name` in one of the recipes",
+            )
+        labels = [model.label for model in self.models]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise UsageError(
+                f"two models would be called {', '.join(twice)} in a cluster",
+                mend="change `name` in one of the recipes",
             )
         if not 1 <= self.replicas <= self.max_replicas:
             raise UsageError(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.deployment import Canary, Deployment, ServedModel, Source
+from deploy.deployment import Canary, Deployment, Source
 from deploy.sizing import Load, Sized, SizingError, Way, server_resources, size
 from tritonforge import __version__
 from tritonforge.errors import UsageError
@@ -76,7 +75,7 @@ def plan(recipes: Sequence[Path], target: str, wishes: Wishes) -> Planned:
         raise UsageError("no recipe was given", mend="for example recipes/minilm.yaml")
     sized = [size(path, wishes.load, wishes.repository) for path in recipes]
     models = tuple(each.model for each in sized)
-    name = wishes.name or (dns_label(models[0].name) if len(models) == 1 else "tritonforge")
+    name = wishes.name or (models[0].label if len(models) == 1 else "tritonforge")
     replicas, cores = together(sized, wishes.replicas)
     gpus = max(each.gpus for each in sized)
     resources = server_resources(list(models), cores, gpus, sum(each.stubs for each in sized))
@@ -92,7 +91,7 @@ def plan(recipes: Sequence[Path], target: str, wishes: Wishes) -> Planned:
         engine_threads=wishes.engine_threads or _threads(sized, replicas),
         source=source,
         server_image=wishes.server_image or default_image,
-        gateway_image=wishes.gateway_image or f"tritonforge-gateway:{version}",
+        gateway_image=wishes.gateway_image or f"tritonforge:{version}-gateway",
         version=version,
         canary=_canary(wishes),
     )
@@ -135,11 +134,6 @@ def _way(each: Sized, replicas: int) -> Way:
 def _threads(sized: Sequence[Sized], replicas: int) -> int:
     """As many as the cores that the largest engine was given."""
     return max(1, *(int(_way(each, replicas).cores) // each.model.instances for each in sized))
-
-
-def dns_label(name: str) -> str:
-    """A model's name as Kubernetes takes it."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].rstrip("-")
 
 
 def parse_source(text: str, sha256: str | None = None) -> Source:
@@ -186,8 +180,3 @@ def _canary(wishes: Wishes) -> Canary | None:
     if wishes.canary_source is None:
         return None
     return Canary(parse_source(wishes.canary_source, wishes.canary_sha256), wishes.canary_percent)
-
-
-def fronts(models: Sequence[ServedModel]) -> tuple[str, ...]:
-    """Names that clients call."""
-    return tuple(model.name for model in models)

@@ -44,7 +44,7 @@ def render(
         str | None,
         typer.Option(
             help="Where servers get the repository: https://, s3://, gs:// or az:// of an archive that "
-            "`tritonforge pack` made, pvc://CLAIM, oci://IMAGE, or a folder. Default: what the target can mount."
+            "`tritonforge pack` made, pvc://CLAIM, oci://IMAGE, or a folder. Default: by the target."
         ),
     ] = None,
     sha256: Annotated[str | None, typer.Option(help="Of the archive; servers verify it.")] = None,
@@ -69,7 +69,7 @@ def render(
         typer.Option(help="Image of the model server, with a tag. Default: tritonforge:VERSION-cpu."),
     ] = None,
     gateway_image: Annotated[
-        str | None, typer.Option(help="Image of the front door. Default: tritonforge-gateway:VERSION.")
+        str | None, typer.Option(help="Image of the front door. Default: tritonforge:VERSION-gateway.")
     ] = None,
     canary_source: Annotated[
         str | None, typer.Option(help="Repository to try on a share of the requests (KServe).")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,9 +12,7 @@ from typing import Any
 
 from build_engines.repository.assemble import MANIFEST, link_or_copy
 from build_engines.repository.names import ModelNames
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2  # linux/fs.h
+from tritonforge.files import exchange
 
 
 @contextmanager
@@ -75,32 +70,11 @@ def publish(staging: Path, repository: Path, name: str) -> None:
                 ignore=shutil.ignore_patterns("__pycache__"),
             )
     for model in staged:
-        _exchange(staging / model, repository / model)
+        exchange(staging / model, repository / model)
     # Last: until the new ensemble is there, the old one needs it. Into the staging folder, which is removed.
     for model in _published_models(repository, name):
         if model not in staged:
             (repository / model).rename(staging / model)
-
-
-def _exchange(new: Path, target: Path) -> None:
-    """Swap two folders in one system call; a plain rename where the target is not there yet."""
-    if not target.exists():
-        new.rename(target)
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, bytes(new), _AT_FDCWD, bytes(target), _RENAME_EXCHANGE) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in (errno.EINVAL, errno.ENOSYS):
-        raise OSError(code, os.strerror(code), str(target))
-    # A file system without exchange: two renames, undone if the second fails.
-    aside = new.with_name(f"{new.name}.old")
-    target.rename(aside)
-    try:
-        new.rename(target)
-    except OSError:
-        aside.rename(target)
-        raise
 
 
 def _published_models(repository: Path, name: str) -> list[str]:

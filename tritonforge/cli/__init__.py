@@ -20,6 +20,7 @@ from tritonforge.cli.doctor import doctor
 from tritonforge.cli.estimate import estimate
 from tritonforge.cli.gateway import app as gateway_app
 from tritonforge.cli.loadtest import app as loadtest_app
+from tritonforge.cli.pack import fetch, pack
 from tritonforge.cli.predict import predict
 from tritonforge.cli.recipe import app as recipe_app
 from tritonforge.cli.serve import serve
@@ -41,6 +42,8 @@ app.command()(benchmark)
 app.command()(validate)
 app.command()(tune)
 app.command()(estimate)
+app.command()(pack)
+app.command()(fetch)
 app.command()(serve)
 app.command()(predict)
 app.command()(trace)

@@ -61,5 +61,10 @@ def wants_response_cache(repository: Path, models: Iterable[str]) -> bool:
         text = path.read_text(encoding="utf-8")
         if _CACHE_ENABLED.search(text):
             return True
-        wanted += _STEP.findall(text)
+        wanted += steps_of(text)
     return False
+
+
+def steps_of(config: str) -> list[str]:
+    """Models that an ensemble's ``config.pbtxt`` calls; none for another model."""
+    return _STEP.findall(config)

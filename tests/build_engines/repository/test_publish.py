@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import shutil
 import threading
@@ -94,7 +96,7 @@ def test_a_leftover_or_missing_model_counts_as_not_published(tmp_path: Path) -> 
     with staging_folder(tmp_path, "toy") as staging:
         stage(staging, 2, "cpu")
         for model in MODELS:
-            module._exchange(staging / model, tmp_path / model)
+            module.exchange(staging / model, tmp_path / model)
     assert published_key(tmp_path, "toy") is None
     put(tmp_path, 3, "gpu", FANNED)
     assert published_key(tmp_path, "toy") == "gpu"
@@ -136,10 +138,10 @@ def test_a_folder_is_exchanged_in_one_step(tmp_path: Path) -> None:
 def test_a_file_system_without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoExchange:
         def renameat2(self, *_: object) -> int:  # noqa: N802, RUF100
-            module.ctypes.set_errno(module.errno.EINVAL)
+            ctypes.set_errno(errno.EINVAL)
             return -1
 
-    monkeypatch.setattr(module.ctypes, "CDLL", lambda *_, **__: NoExchange())
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: NoExchange())
     put(tmp_path, 1, "a")
     put(tmp_path, 2, "b")
     assert published_key(tmp_path, "toy") == "b"
@@ -167,7 +169,7 @@ def test_a_mixed_repository_counts_as_not_published(tmp_path: Path) -> None:
     put(tmp_path, 1, "a")
     with staging_folder(tmp_path, "toy") as staging:
         stage(staging, 2, "b")
-        module._exchange(staging / MODELS[0], tmp_path / MODELS[0])
+        module.exchange(staging / MODELS[0], tmp_path / MODELS[0])
     assert published_key(tmp_path, "toy") is None
     assert published_version(tmp_path, "toy") == 2
 

@@ -60,6 +60,13 @@ def serve(
     engine_threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of an engine instance, over its config.pbtxt.")
     ] = None,
+    memory_limit_mib: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="MiB that server and models may hold; default: what models for the edge ask for; 0: all.",
+        ),
+    ] = None,
     cache_mib: Annotated[
         int | None, typer.Option(min=0, help="Response cache in MiB; default: 64 if a model enables it.")
     ] = None,
@@ -110,6 +117,7 @@ def serve(
         metrics_port=metrics_port,
         models=tuple(load or ()),
         engine_threads=engine_threads,
+        memory_limit_mib=memory_limit_mib,
         cache_size_bytes=None if cache_mib is None else cache_mib << 20,
         cache_redis=cache_redis,
         latency_summaries=latency_summaries,
@@ -190,6 +198,7 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
                 "grpc": server.grpc_url,
                 "metrics": server.metrics_url,
                 "models": list(server.models),
+                "memory_limit_mib": server.memory_limit_mib,
                 "ensembles": [asdict(ensemble) for ensemble in ensembles],
             }
         )
@@ -201,6 +210,8 @@ def _announce(server: TritonServer, *, as_json: bool) -> None:
         f"  metrics  {server.metrics_url}",
         f"  models   {', '.join(server.models)}",
     ]
+    if server.memory_limit_mib is not None:
+        lines.append(f"  memory   {server.memory_limit_mib} MiB at most")
     for ensemble in ensembles:
         lines += ["", f"try {ensemble.name}:", *(f"  {line}" for line in ensemble.curl)]
     for line in [*lines, "", "Ctrl-C stops it."]:

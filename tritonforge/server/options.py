@@ -31,6 +31,8 @@ class ServerOptions(BaseModel):
         otlp_endpoint: Base URL of an OTLP/HTTP collector that spans are sent to; None: no traces.
         trace_rate: Of requests without a ``traceparent`` header one in so many is traced; 0: none of them.
             Those with one always are.
+        memory_limit_mib: What server and stubs may hold together, see :mod:`tritonforge.server.memory`; None:
+            what models that were built with ``target: edge`` ask for; 0: no limit.
         extra_args: Further arguments for the tritonserver binary, passed last.
     """
 
@@ -53,4 +55,5 @@ class ServerOptions(BaseModel):
     latency_summaries: bool = True
     otlp_endpoint: str | None = None
     trace_rate: int = Field(default=0, ge=0)
+    memory_limit_mib: int | None = Field(default=None, ge=0)
     extra_args: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ from tritonforge.server.drain import Drain
 from tritonforge.server.json_logs import JsonLines
 from tritonforge.server.locate import TritonInstallation, locate_tritonserver
 from tritonforge.server.logs import LogPump, decisive_lines
+from tritonforge.server.memory import MIB, MemoryGuard, check_limit, limit_of, limit_process
 from tritonforge.server.options import ENGINE_THREADS_VARIABLE, ServerOptions
 from tritonforge.server.ports import connect_host, free_ports
 from tritonforge.server.repository import find_models
@@ -63,6 +64,7 @@ class TritonServer:
         repository: The model repository, absolute.
         options: The options as given; ports that were 0 are in the URLs.
         models: Names of the models that are loaded, sorted.
+        memory_limit_mib: What server and stubs may hold together; None: as much as there is.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class TritonServer:
         self.repository = repository.resolve()
         self.options = options or ServerOptions()
         self.models: tuple[str, ...] = ()
+        self.memory_limit_mib: int | None = None
         self._log_sink = log_sink
         self._log_json = log_json
         self._die_with_caller = die_with_caller
@@ -87,6 +90,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._pump: LogPump | None = None
         self._watchdog: StubWatchdog | None = None
+        self._guard: MemoryGuard | None = None
         self._work: Path | None = None
         self._shm_prefix = ""
 
@@ -154,6 +158,7 @@ class TritonServer:
         if self._process is not None and self._process.poll() is None:
             raise ServerError("the server is running already", where=f"pid {self._process.pid}")
         self.models = find_models(self.repository, self.options.models)
+        self.memory_limit_mib = self._memory_limit()
         installation = locate_tritonserver()
         attempts = 3 if 0 in self._ports else 1
         for attempt in range(1, attempts + 1):
@@ -209,6 +214,9 @@ class TritonServer:
         if self._watchdog is not None:
             self._watchdog.stop()
             self._watchdog = None
+        if self._guard is not None:
+            self._guard.stop()
+            self._guard = None
         process = self._process
         if process is None:
             return 0
@@ -249,10 +257,22 @@ class TritonServer:
             start_new_session=True,
             preexec_fn=end_with_parent if self._die_with_caller else None,
         )
+        if self.memory_limit_mib is not None:
+            limit_process(self._process.pid, self.memory_limit_mib * MIB)
+            self._guard = MemoryGuard(self._process.pid, self.memory_limit_mib * MIB)
+            self._guard.start()
         assert self._process.stdout is not None
         sink = self._log_sink or sys.stderr.buffer
         lines = JsonLines() if self._log_json else None
         self._pump = LogPump(self._process.stdout, sink, lines=lines)  # type: ignore[arg-type]
+
+    def _memory_limit(self) -> int | None:
+        asked = self.options.memory_limit_mib
+        if asked is None:
+            return limit_of(self.repository, self.models)
+        if asked:
+            check_limit(asked)
+        return asked or None
 
     def _choose_ports(self) -> None:
         given = (self.options.http_port, self.options.grpc_port, self.options.metrics_port)

@@ -1,1 +1,1 @@
-"""KServe's objects for a deployment: runtime, services, and what is laid over them to roll out and to scale."""
+"""KServe's objects for a deployment: runtime, services, and what is laid over them to roll out and scale."""

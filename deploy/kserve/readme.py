@@ -7,7 +7,7 @@ from deploy.deployment import Deployment, Source
 _FOLDERS = {
     "standard": "a server of its own for each model: a Deployment and an HPA on CPU",
     "multi-model": "one server for all models; instead of `standard`",
-    "queue-depth": "`standard`, scaled by requests that wait in Triton's queues, and by CPU; needs KEDA, Prometheus",
+    "queue-depth": "`standard`, scaled by what waits in Triton's queues, and by CPU; needs KEDA and Prometheus",
     "monitoring": "a PodMonitor for the Prometheus operator",
     "canary": "`standard`, with a share of the requests for the canary's repository; needs KServe 0.20 and "
     "its Gateway API mode",

@@ -17,6 +17,8 @@ from deploy.deployment import (
 # Where KServe mounts what a `storageUri` names.
 MODELS = "/mnt/models"
 FORMAT = "tritonforge"
+# The name by which KServe knows the one that serves.
+CONTAINER = "kserve-container"
 # Endpoints forget a pod some seconds after it was told to stop; until then it must answer.
 SETTLE_S = 5
 # Pod Security's level "restricted", container by container: Knative takes no security context of the pod.
@@ -40,7 +42,7 @@ def serving_runtime(deployment: Deployment, *, knative: bool) -> dict[str, Any]:
     """
     ports: list[dict[str, Any]] = [{"name": "http1", "containerPort": HTTP_PORT, "protocol": "TCP"}]
     container: dict[str, Any] = {
-        "name": "kserve-container",
+        "name": CONTAINER,
         "image": deployment.server_image,
         # Further arguments of the image's entry point, `tritonforge serve`; the last of each counts.
         "args": ["--repository", MODELS, "--exit-timeout", str(DRAIN_S)],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.deployment import DRAIN_S, Deployment, Resources, ServedModel, Source, cpu_quantity, quantity
-from deploy.kserve.runtime import FORMAT, MODELS, SECURITY, SETTLE_S
+from deploy.kserve.runtime import CONTAINER, FORMAT, MODELS, SECURITY, SETTLE_S
 from tritonforge.errors import UsageError
 
 # An idle server stays for a while: a start takes the download and the load of the models.
@@ -139,8 +139,12 @@ def inference_service(deployment: Deployment, service: Service, *, knative: bool
 def canary(deployment: Deployment, service: Service, source: Source, percent: int) -> dict[str, Any]:
     """One item of `spec.canary`: the stable predictor with another repository, as KServe merges them."""
     predictor: dict[str, Any] = {"name": "canary", "minReplicas": 1}
-    model: dict[str, Any] = {"modelFormat": {"name": FORMAT, "version": "1"}, "runtime": deployment.name}
-    predictor["model"] = model
+    predictor["model"] = {
+        # KServe 0.20's schema wants a name here, though none in the stable predictor.
+        "name": CONTAINER,
+        "modelFormat": {"name": FORMAT, "version": "1"},
+        "runtime": deployment.name,
+    }
     _add_repository(predictor, source, deployment, service)
     return {"predictor": predictor, "trafficPercent": percent}
 

@@ -76,8 +76,11 @@ def endpoints(name: str, region: Region, protocol: Protocol) -> dict[str, Any]:
 
 def _endpoint(host: str, port: int) -> dict[str, Any]:
     found = endpoint(socket_address(host, port))
+    name = host.removesuffix(".")
     if not _is_address(host):
-        found["endpoint"]["hostname"] = host.removesuffix(".")
+        found["endpoint"]["hostname"] = name
+    # Else a check's Host is the cluster's name, whose slashes a proxy before the servers refuses.
+    found["endpoint"]["health_check_config"] = {"hostname": name}
     return found
 
 
@@ -98,6 +101,7 @@ def transport_socket(region: Region, protocol: Protocol) -> dict[str, Any]:
         auto_host_sni=True,
         common_tls_context={
             "alpn_protocols": ["h2" if protocol == "grpc" else "http/1.1"],
+            "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},  # Envoy's default as a client is 1.2
             "validation_context": {
                 "trusted_ca": {"filename": region.ca_file or system_ca_file()},
                 "match_typed_subject_alt_names": names,

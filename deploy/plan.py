@@ -76,7 +76,9 @@ def plan(recipes: Sequence[Path], target: str, wishes: Wishes) -> Planned:
     sized = [size(path, wishes.load, wishes.repository) for path in recipes]
     models = tuple(each.model for each in sized)
     name = wishes.name or (models[0].label if len(models) == 1 else "tritonforge")
-    replicas, cores = together(sized, wishes.replicas)
+    # One machine runs one server, whatever that takes.
+    wanted = 1 if target == "compose" and wishes.replicas is None else wishes.replicas
+    replicas, cores = together(sized, wanted)
     gpus = max(each.gpus for each in sized)
     resources = server_resources(list(models), cores, gpus, sum(each.stubs for each in sized))
     version = __version__.partition("+")[0]
@@ -138,11 +140,11 @@ def _threads(sized: Sequence[Sized], replicas: int) -> int:
 
 def parse_source(text: str, sha256: str | None = None) -> Source:
     """Read ``--source``."""
-    if text.startswith("http://"):
+    if text.startswith("http://") and sha256 is None:
         raise UsageError(
             "models would come unencrypted, and from whoever answers",
             where=f"--source {text}",
-            mend="use https://, s3://, gs:// or az://",
+            mend="give --sha256, or use https://, s3://, gs:// or az://",
         )
     if text.startswith(_SCHEMES):
         return Source("url", text, sha256)

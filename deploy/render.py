@@ -16,6 +16,8 @@ from tritonforge.errors import TritonForgeError, UsageError
 
 # What was rendered, so that a second run knows its own files, and those that someone has edited since.
 RECORD = ".tritonforge-deploy.json"
+# The user's own: a script beside a compose file makes it, and it outlives every rendering.
+KEPT = "secrets"
 
 
 class DeployError(TritonForgeError):
@@ -84,7 +86,9 @@ def _refuse_foreign(output: Path) -> None:
         if path.is_symlink() or path.is_file()
     }
     known = _recorded(output / RECORD)
-    foreign = sorted(present - {RECORD} - known.keys())
+    foreign = sorted(
+        name for name in present - {RECORD} - known.keys() if PurePosixPath(name).parts[0] != KEPT
+    )
     if foreign:
         raise UsageError(
             f"holds files that were not rendered: {_some(foreign)}",
@@ -131,8 +135,12 @@ def _write(files: Mapping[str, str], output: Path) -> None:
         if output.exists():
             output.rename(old)
         try:
+            if (old / KEPT).is_dir():
+                (old / KEPT).rename(fresh / KEPT)
             fresh.rename(output)
         except OSError:
+            if (fresh / KEPT).is_dir():
+                (fresh / KEPT).rename(old / KEPT)
             if old.exists():
                 old.rename(output)
             raise

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from deploy.deployment import METRICS_PORT, Canary, Deployment
-from deploy.kserve.service import TARGET_REQUESTS, Service, canary
+from deploy.kserve.service import CPU_PERCENT, TARGET_REQUESTS, Service, canary, scale_metric
 from tritonforge.errors import UsageError
 
 # The Prometheus operator's own service; another Prometheus: change it in the one place that names it.
@@ -65,40 +65,32 @@ def queue_patches(services: list[Service]) -> list[dict[str, Any]]:
 
 def _queue(service: Service) -> list[dict[str, Any]]:
     pods = f'pod=~"{service.name}-predictor-.*"'
-    return [
+    metrics: list[dict[str, Any]] = [
         {
-            "op": "replace",
-            "path": "/metadata/annotations/serving.kserve.io~1autoscalerClass",
-            "value": "keda",
-        },
-        {"op": "remove", "path": "/spec/predictor/scaleMetric"},
-        {"op": "remove", "path": "/spec/predictor/scaleTarget"},
+            "type": "External",
+            "external": {
+                "metric": {
+                    "backend": "prometheus",
+                    "serverAddress": PROMETHEUS,
+                    "query": f"sum(nv_inference_pending_request_count{{{pods}}})",
+                },
+                "target": {"type": "Value", "value": str(TARGET_REQUESTS)},
+            },
+        }
+    ]
+    if not service.resources.gpus:
+        utilization = {"type": "Utilization", "averageUtilization": CPU_PERCENT}
+        metrics.append({"type": "Resource", "resource": {"name": "cpu", "target": utilization}})
+    autoscaler = "/metadata/annotations/serving.kserve.io~1autoscalerClass"
+    behavior = {"scaleDown": {"stabilizationWindowSeconds": 300}}
+    return [
+        {"op": "replace", "path": autoscaler, "value": "keda"},
+        # KServe refuses these beside KEDA's.
+        *({"op": "remove", "path": f"/spec/predictor/{key}"} for key in scale_metric(service, knative=False)),
         {
             "op": "add",
             "path": "/spec/predictor/autoScaling",
-            "value": {
-                "metrics": [
-                    {
-                        "type": "External",
-                        "external": {
-                            "metric": {
-                                "backend": "prometheus",
-                                "serverAddress": PROMETHEUS,
-                                "query": f"sum(nv_inference_pending_request_count{{{pods}}})",
-                            },
-                            "target": {"type": "Value", "value": str(TARGET_REQUESTS)},
-                        },
-                    },
-                    {
-                        "type": "Resource",
-                        "resource": {
-                            "name": "cpu",
-                            "target": {"type": "Utilization", "averageUtilization": 70},
-                        },
-                    },
-                ],
-                "behavior": {"scaleDown": {"stabilizationWindowSeconds": 300}},
-            },
+            "value": {"metrics": metrics, "behavior": behavior},
         },
     ]
 

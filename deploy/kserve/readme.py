@@ -5,9 +5,9 @@ from __future__ import annotations
 from deploy.deployment import Deployment, Source
 
 _FOLDERS = {
-    "standard": "a server of its own for each model: a Deployment and an HPA on CPU",
+    "standard": "a server of its own for each model: a Deployment, and an HPA on CPU where there is no GPU",
     "multi-model": "one server for all models; instead of `standard`",
-    "queue-depth": "`standard`, scaled by what waits in Triton's queues, and by CPU; needs KEDA and Prometheus",
+    "queue-depth": "`standard`, scaled by what waits in Triton's queues, and by CPU; needs KEDA, Prometheus",
     "monitoring": "a PodMonitor for the Prometheus operator",
     "canary": "`standard`, with a share of the requests for the canary's repository; needs KServe 0.20 and "
     "its Gateway API mode",

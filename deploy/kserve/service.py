@@ -15,6 +15,7 @@ RETENTION = "10m"
 # Requests that a server has at once before Knative starts another, and that wait before KEDA does: half a
 # batch of 64, the recipe's default.
 TARGET_REQUESTS = 32
+CPU_PERCENT = 70
 _GIB = 1 << 30
 
 
@@ -90,14 +91,14 @@ def inference_service(deployment: Deployment, service: Service, *, knative: bool
                 "serving.knative.dev/progress-deadline": "600s",
             }
             if knative
-            else {"serving.kserve.io/autoscalerClass": "hpa"}
+            # A CPU that waits for its GPU says nothing: by hand, until the queue can be seen.
+            else {"serving.kserve.io/autoscalerClass": "none" if service.resources.gpus else "hpa"}
         ),
     }
     predictor: dict[str, Any] = {
         "minReplicas": 0 if knative else service.replicas,
         "maxReplicas": service.max_replicas,
-        "scaleMetric": "concurrency" if knative else "cpu",
-        "scaleTarget": TARGET_REQUESTS if knative else 70,
+        **scale_metric(service, knative=knative),
         "serviceAccountName": deployment.name,
         # What a cloud needs to tell who asks is mounted by the cloud; the API server is not asked.
         "automountServiceAccountToken": False,
@@ -160,7 +161,7 @@ def _add_repository(
         model["storageUri"] = f"oci://{source.value}"
     elif source.kind == "url":
         # Not KServe's own initializer: it would unpack the archive without looking at its digest.
-        volume = {"name": "repository", "mountPath": "/mnt"}
+        volume = {"name": "repository", "mountPath": MODELS}
         model["volumeMounts"] = [{**volume, "readOnly": True}]
         predictor["volumes"] = [
             {"name": "repository", "emptyDir": {"sizeLimit": quantity(_disk(deployment.models))}}
@@ -219,6 +220,13 @@ def _placement(service: Service, *, knative: bool) -> dict[str, Any]:
             "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         }
     return {} if knative else {"nodeSelector": {"kubernetes.io/arch": "amd64"}}
+
+
+def scale_metric(service: Service, *, knative: bool) -> dict[str, Any]:
+    """What the mode's own autoscaler goes by, if it does."""
+    if knative:
+        return {"scaleMetric": "concurrency", "scaleTarget": TARGET_REQUESTS}
+    return {} if service.resources.gpus else {"scaleMetric": "cpu", "scaleTarget": CPU_PERCENT}
 
 
 def _spread(name: str, key: str) -> dict[str, Any]:

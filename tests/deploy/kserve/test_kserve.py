@@ -121,6 +121,17 @@ def test_the_server_takes_the_arguments(built: dict[str, list[dict[str, Any]]], 
             assert sorted(loaded) == sorted(DEPLOYMENTS[name].parts)
 
 
+def test_fetch_takes_the_arguments(built: dict[str, list[dict[str, Any]]]) -> None:
+    fetch = typer.main.get_command(app).commands["fetch"]  # type: ignore[attr-defined]
+    for pod in pods(built["standard"]):
+        for container in pod.get("initContainers", []):
+            program, command, *arguments = container["command"]
+            assert (program, command) == ("tritonforge", "fetch")
+            parsed = fetch.make_context("fetch", arguments).params
+            (mount,) = [each for each in container["volumeMounts"] if each["name"] == "repository"]
+            assert parsed["into"] == Path(mount["mountPath"]) == Path("/mnt/models")
+
+
 def test_pods_are_restricted_and_whole(built: dict[str, list[dict[str, Any]]]) -> None:
     for objects in (built["standard"], built["knative"]):
         for pod in pods(objects):
@@ -171,12 +182,15 @@ def test_modes_and_scaling(built: dict[str, list[dict[str, Any]]], name: str) ->
         predictor = service["spec"]["predictor"]
         assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "keda"
         assert "scaleMetric" not in predictor  # "ScaleMetric is not supported for KEDA"
-        (external, _) = predictor["autoScaling"]["metrics"]
+        external, *rest = predictor["autoScaling"]["metrics"]
+        assert bool(rest) != ("nvidia.com/gpu" in predictor["model"]["resources"]["limits"])
         assert "nv_inference_pending_request_count" in external["external"]["metric"]["query"]
         assert f"{service['metadata']['name']}-predictor-" in external["external"]["metric"]["query"]
     for service in of_kind(built["standard"], "InferenceService"):
         predictor = service["spec"]["predictor"]
         assert predictor["maxReplicas"] > predictor["minReplicas"] >= 1
+        classes = {True: "none", False: "hpa"}["nvidia.com/gpu" in predictor["model"]["resources"]["limits"]]
+        assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == classes
     for service in of_kind(built["knative-canary"], "InferenceService"):
         wanted = 5 if name == "canary" else 10
         assert service["spec"]["predictor"]["canaryTrafficPercent"] == wanted

@@ -1,0 +1,1 @@
+../../docker/compose_secrets.py

@@ -39,6 +39,12 @@ KERNEL_CACHE_BYTES = 1.05 * MB
 KERNEL_CACHE_SHAPES = 512
 """``CPU_RUNTIME_CACHE_CAPACITY`` of :class:`python_backends.runners.OpenVinoRunner`."""
 
+GENERATOR_BASE_BYTES = 260 * MB
+"""Stub of a generator without weights and KV cache: OpenVINO GenAI, the tokenizer as a graph, a step."""
+
+GENERATOR_WEIGHT_COPIES = 2.2
+"""Copies of a generator's weights: the file as it is mapped, and repacked for the kernels."""
+
 CACHE_BYTES = 64 * (1 << 20)
 """Triton's response cache, where the recipe turns it on."""
 

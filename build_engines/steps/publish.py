@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import python_backends
 from build_engines import repository as repository_package
 from build_engines.cache import content_key, disk_error
 from build_engines.context import BaseContext, BuildContext, StepOutcome
+from build_engines.edge import check_files, check_memory, encoder_memory
 from build_engines.engines.tensorrt.identity import check as check_plan
 from build_engines.repository.assemble import assemble
 from build_engines.repository.names import ModelNames
@@ -56,7 +57,8 @@ class PublishStep:
                 _facts(context),
             )
 
-        return publish_models(context, key, names.all, write, tuple(slower))
+        memory = encoder_memory(context, compiled) if recipe.target == "edge" else {}
+        return publish_models(context, key, names.all, write, tuple(slower), memory=memory)
 
 
 def publish_models(
@@ -65,6 +67,8 @@ def publish_models(
     models: Sequence[str],
     write: Callable[[Path, int], None],
     notes: tuple[str, ...] = (),
+    *,
+    memory: Mapping[str, int] | None = None,
 ) -> StepOutcome:
     """Stage a new version and exchange it with what is there, unless that has the same key already.
 
@@ -74,11 +78,15 @@ def publish_models(
         models: Their names.
         write: Fills the staging folder with a version of them.
         notes: What a reader of the report should know.
+        memory: For ``target: edge``: bytes that a server is estimated to hold, by what takes them.
 
     Raises:
-        BuildError: If the disk is full, or cannot be written.
+        BuildError: If the disk is full, or cannot be written; if a bound of ``edge`` is exceeded.
     """
     name = context.recipe.name
+    edge: dict[str, Any] = {}
+    if context.recipe.target == "edge":
+        edge = {"memory_bytes": check_memory(context.recipe, memory or {}), "memory": dict(memory or {})}
     version = published_version(context.repository, name)
     reused = published_key(context.repository, name) == key and context.rerun != PublishStep.name
     if not reused:
@@ -86,6 +94,8 @@ def publish_models(
         try:
             with staging_folder(context.repository, name) as staging:
                 write(staging, version)
+                if edge:
+                    edge["files_bytes"] = check_files(context.recipe, (staging / model for model in models))
                 publish(staging, context.repository, name)
         except OSError as error:
             raise disk_error(error, context.repository) from error
@@ -95,6 +105,8 @@ def publish_models(
         "version": version,
         "key": key,
     }
+    if edge:
+        figures["edge"] = edge
     return StepOutcome(reused=reused, figures=figures, notes=notes)
 
 

@@ -8,6 +8,7 @@ import python_backends
 from build_engines import generation, repository
 from build_engines.cache import content_key
 from build_engines.context import StepOutcome
+from build_engines.edge import generator_memory
 from build_engines.generation.context import GenerationContext
 from build_engines.steps.publish import publish_models
 from build_engines.versions import source_hash
@@ -48,4 +49,5 @@ class PublishStep:
                 recipe, context.settled, chosen, context.tokenizer, staging, version, key, facts
             )
 
-        return publish_models(context, key, (recipe.name,), write)
+        memory = generator_memory(context) if recipe.target == "edge" else {}
+        return publish_models(context, key, (recipe.name,), write, memory=memory)

@@ -80,11 +80,15 @@ def _refuse_foreign(output: Path) -> None:
         raise UsageError("is not a folder", where=str(output), mend="give another --output")
     if not output.exists():
         return
-    present = {
-        path.relative_to(output).as_posix()
-        for path in output.rglob("*")
-        if path.is_symlink() or path.is_file()
-    }
+    here = Path.cwd()
+    if output.resolve() in (here, *here.parents):
+        raise UsageError(
+            "is exchanged as a whole, so it cannot be the current folder or one above it",
+            where=str(output),
+            mend="give a folder below it as --output",
+        )
+    files = (path for path in output.rglob("*") if path.is_symlink() or path.is_file())
+    present = {path.relative_to(output).as_posix() for path in files}
     known = _recorded(output / RECORD)
     foreign = sorted(
         name for name in present - {RECORD} - known.keys() if PurePosixPath(name).parts[0] != KEPT

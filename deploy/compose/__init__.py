@@ -1,7 +1,7 @@
 """Compose: ``docker/compose.yaml`` and what it mounts, as data of this package.
 
-The files beside this one are symbolic links into ``docker/``, so that a wheel carries them; each is named, and
-the folder of secrets is not among them.
+The files beside this one are symbolic links into ``docker/``, so that a wheel carries them. Each is named,
+and the folder of secrets is not among them.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def _measure(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         _write(profile.model_dump())
         return 0
-    out = Console()
+    out = _out()
     show_profile(profile, Curve.of(Node.of(profile)), out)
     out.print(f"written to {options.output}", highlight=False, soft_wrap=True)
     return 0
@@ -97,7 +97,7 @@ def _check(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         _write({"comparisons": [{**asdict(each), "off": each.off()} for each in found], "worst": worst})
     else:
-        show_check(found, Console())
+        show_check(found, _out())
     return 0 if worst <= options.within else 1
 
 
@@ -118,7 +118,7 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         _write([asdict(each) for each in needs])
     else:
-        show_plan(needs, choices, Console())
+        show_plan(needs, choices, _out())
     return 0
 
 
@@ -158,7 +158,7 @@ def _simulate(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         _write({name: _story(story) for name, story in stories.items()})
         return 0
-    out = Console()
+    out = _out()
     out.print(
         f"{trace.name}, {trace.seconds} s, {trace.rates.sum():,.0f} requests; one server takes "
         f"{curve.capacity:.0f} requests/s, {best:.0f} within the objective; a replica is there after "
@@ -199,6 +199,11 @@ def _how(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": options.seconds,
         "command": options.command_line,
     }
+
+
+def _out() -> Console:
+    """The terminal, or room for all columns where there is none."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 def _write(value: Any) -> None:

@@ -11,6 +11,7 @@ from loadtest.perf_analyzer.runner import run
 from loadtest.sampling import Watch
 from loadtest.scaling.curve import WEIGHTS, simulate, weighted_quantile
 from loadtest.scaling.events import Node
+from loadtest.scaling.others import Others
 from loadtest.scaling.profile import Profile
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
@@ -34,6 +35,7 @@ class Comparison:
         batch: Mean batch, by the server's metrics; None: not seen.
         steady: Whether the client could keep the rate up, and the figures stood still.
         answered: Requests a second that were answered.
+        others: CPUs that neither server nor client used, but somebody else.
     """
 
     share: float
@@ -46,6 +48,7 @@ class Comparison:
     batch: float | None
     steady: bool
     answered: float
+    others: float
 
     def off(self) -> float:
         """The larger of the factors by which the percentiles are off; 1 is exact."""
@@ -91,7 +94,9 @@ def compare(
             warm_up_s=2.0,
             length_mix=profile.setting.length_mix,
         )
+        others = Others()
         done = run(plan, watch=watch, tool=tool)
+        taken = others.cpus(done)
         point = done.points[0]
         if point.latency is None:
             continue
@@ -109,6 +114,7 @@ def compare(
                 batch=sum(batches) / len(batches) if batches else None,
                 steady=bool(point.stable),
                 answered=point.requests_per_second,
+                others=taken,
             )
         )
     return found

@@ -20,6 +20,7 @@ from loadtest.perf_analyzer.plan import Plan
 from loadtest.perf_analyzer.runner import run
 from loadtest.results import LoadRun, Point
 from loadtest.sampling import Watch
+from loadtest.scaling.others import Others
 from loadtest.scaling.profile import BatchTime, LengthTime, Level, Profile, Stage, batch_times
 from loadtest.served import Served, ask_triton
 
@@ -92,15 +93,16 @@ def measure(
         url, parts[-1], mix, lambda each: load(each, [1], max(1.0, seconds / 2)), progress
     )
     alone = _statistics(url, parts)
-    runs = []
+    runs, levels = [], []
     lone: dict[str, list[BatchTime]] = {}
     for level in in_flight:
         progress(f"{level} in flight")
+        others = Others()
         runs.append(load(mix, [level], seconds))
+        levels.append(_level(runs[-1].points[0], runs[-1], others.cpus(runs[-1])))
         if level == in_flight[0]:
             lone = _between(alone, _statistics(url, parts))
     times = _between(alone, _statistics(url, parts))
-    levels = tuple(_level(each.points[0], each) for each in runs)
     inside = sum(lone[part][0].seconds for part in parts)
     memory = [sample.memory_bytes for each in runs for sample in each.samples if sample.memory_bytes]
     return Profile(
@@ -109,7 +111,7 @@ def measure(
         lengths=lengths,
         overhead_s=max(0.0, levels[0].mean_ms / 1e3 - inside),
         jitter=jitter,
-        levels=levels,
+        levels=tuple(levels),
         start_s=start_s,
         repository_bytes=repository_bytes,
         memory_bytes=max(memory, default=0),
@@ -268,7 +270,7 @@ def _between(before: Mapping[str, Batches], now: Mapping[str, Batches]) -> dict[
     return found
 
 
-def _level(point: Point, run_of_it: LoadRun) -> Level:
+def _level(point: Point, run_of_it: LoadRun, others: float) -> Level:
     if point.latency is None:
         kinds = ", ".join(point.error_kinds) or "nothing was answered"
         raise LoadTestError(
@@ -282,6 +284,7 @@ def _level(point: Point, run_of_it: LoadRun) -> Level:
         p50_ms=point.latency.p50,
         p99_ms=point.latency.p99,
         cores=float(np.median(cores)) if cores else 0.0,
+        others=others,
     )
 
 

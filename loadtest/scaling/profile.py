@@ -100,6 +100,7 @@ class Level(_Record):
         p50_ms: Median latency.
         p99_ms: 99th percentile.
         cores: CPUs that the server used.
+        others: CPUs that neither it nor the client used, but somebody else.
     """
 
     in_flight: int
@@ -108,6 +109,7 @@ class Level(_Record):
     p50_ms: float
     p99_ms: float
     cores: float
+    others: float = 0.0
 
 
 class Profile(_Record):

@@ -11,6 +11,7 @@ from rich.table import Table
 from loadtest.scaling.check import Comparison
 from loadtest.scaling.curve import Curve
 from loadtest.scaling.fleet import Story
+from loadtest.scaling.others import MUCH
 from loadtest.scaling.plan import Choices, Needs
 from loadtest.scaling.profile import Profile
 
@@ -25,6 +26,7 @@ def show_profile(profile: Profile, curve: Curve, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    _warn(max((level.others for level in profile.levels), default=0.0), setting.machine.cores, console)
     table = _table(
         "one server, predicted", ("requests/s", "of its capacity", "p50 ms", "p99 ms", "batch", "waiting")
     )
@@ -44,7 +46,7 @@ def show_check(comparisons: Sequence[Comparison], console: Console) -> None:
     """Predicted beside measured."""
     table = _table(
         "predicted / measured",
-        ("requests/s", "of closed loops", "p50 ms", "p99 ms", "batch", "off by", "steady"),
+        ("requests/s", "of closed loops", "p50 ms", "p99 ms", "batch", "off by", "steady", "CPUs of others"),
     )
     for each in comparisons:
         batch = "" if each.batch is None else f" / {each.batch:.1f}"
@@ -56,6 +58,7 @@ def show_check(comparisons: Sequence[Comparison], console: Console) -> None:
             f"{each.predicted_batch:.1f}{batch}",
             f"{each.off():.2f}",
             "yes" if each.steady else "no",
+            f"{each.others:.1f}",
         )
     console.print(table)
 
@@ -116,6 +119,16 @@ def show_stories(stories: Mapping[str, Story], objective_s: float, console: Cons
             f"{story.cost:,.2f}",
         )
     console.print(table)
+
+
+def _warn(others: float, cores: int, console: Console) -> None:
+    if others > MUCH * cores:
+        console.print(
+            f"others used up to {others:.1f} of {cores} CPUs meanwhile: these are not this server's figures; measure "
+            "again on a quiet machine",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _table(title: str, headers: Sequence[str]) -> Table:

@@ -124,8 +124,8 @@ def show_stories(stories: Mapping[str, Story], objective_s: float, console: Cons
 def _warn(others: float, cores: int, console: Console) -> None:
     if others > MUCH * cores:
         console.print(
-            f"others used up to {others:.1f} of {cores} CPUs meanwhile: these are not this server's figures; measure "
-            "again on a quiet machine",
+            f"others used up to {others:.1f} of {cores} CPUs meanwhile: these are not this server's figures; "
+            "measure again on a quiet machine",
             highlight=False,
             soft_wrap=True,
         )

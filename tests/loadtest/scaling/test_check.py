@@ -15,7 +15,7 @@ from loadtest.scaling.others import MUCH
 from loadtest.scaling.profile import Profile
 
 WITHIN = 2.5
-"""A tiny model's requests take a millisecond or two, of which the client's and the machine's moods are much."""
+"""A tiny model's requests take a millisecond or two, of which the machine's moods are much."""
 
 
 @pytest.mark.alone

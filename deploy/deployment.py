@@ -22,8 +22,10 @@ USER_ID = 65532
 # Short enough for what targets append: Kubernetes and DNS allow 63 characters in all.
 _LABEL = re.compile(r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
+# Host and port, path, tag, digest, as Docker's reference grammar has them.
+_PATH = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
-    r"^(?P<name>[a-z0-9]+(?:[._-][a-z0-9]+|\.[a-z0-9]+)*(?::\d+)?(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*)"
+    rf"^(?:[a-z0-9]+(?:[.-][a-z0-9]+)*(?::\d+)?/)?{_PATH}(?:/{_PATH})*"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@sha256:(?P<digest>[0-9a-f]{64}))?$"
 )
 

@@ -25,6 +25,7 @@ def test_names_that_no_cluster_takes(name: str) -> None:
         "ghcr.io/a/b@sha256:" + "0" * 64,
         "ghcr.io/a/b:1@sha256:" + "0" * 64,
         "localhost:5000/a:1",
+        "a:1",
     ],
 )
 def test_images_that_say_which(image: str) -> None:

@@ -125,7 +125,7 @@ def test_it_is_searched_from_disk(browser: Browser, site: Path) -> None:
     home = site.as_uri()
     page, faults = watched(browser, home)
     page.goto(f"{home}/index.html")
-    page.locator("input.md-search__input").fill("dev shm too small")
+    page.locator("input.md-search__input").fill("CrashLoopBackOff")
     hit = page.locator("a.md-search-result__link").first
     expect(hit).to_be_visible()
     hit.click()

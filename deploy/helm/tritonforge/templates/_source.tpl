@@ -30,7 +30,7 @@
 - name: fetch
   image: {{ include "tritonforge.image" (dict "root" . "image" .Values.server.image "variant" (.Values.server.gpu.enabled | ternary "gpu" "cpu")) | quote }}
   imagePullPolicy: {{ .Values.server.image.pullPolicy }}
-  # Downloads, compares the SHA-256, unpacks beside the target and renames: never half a repository.
+  # Compares the SHA-256, and puts nothing in place that is not whole. Started again, it keeps what is right.
   command:
     - tritonforge
     - fetch

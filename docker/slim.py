@@ -39,6 +39,10 @@ UNUSED_FILES = {
     "openvino/frontend/[jpt]*/py_*.so": "Python's side of these frontends",
     "openvino/include": "C++ headers",
     "onnxruntime/capi/libonnxruntime.so*": "for C programs; the Python module carries its own copy",
+    "onnxruntime/transformers": "prepares models, which is done elsewhere",
+    "onnxruntime/quantization": "prepares models, which is done elsewhere",
+    "onnxruntime/tools": "prepares models, which is done elsewhere",
+    "numpy/*/tests": "tests",
     "pytriton/tritonserver/python_backend_stubs/!{minor}": "stubs of other Pythons",
     "nvidia_pytriton.libs/libpython*": "for the stub of Python 3.13 alone",
 }

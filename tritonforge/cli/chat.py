@@ -64,7 +64,7 @@ def chat(
     Ctrl-C stops an answer (on the server too), Ctrl-D or /quit ends, /reset forgets the chat, /system TEXT
     sets the system's message. Where standard input is no terminal, its lines are the turns.
     """
-    require("chat", "loadtest", "tritonclient")
+    require("chat", "client", "tritonclient")
     from clients import Client
 
     address = address_of(url, protocol)

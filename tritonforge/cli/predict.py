@@ -61,7 +61,7 @@ def predict(
 
     The options from --max-tokens on are for models that generate text.
     """
-    require("predict", "loadtest", "tritonclient")
+    require("predict", "client", "tritonclient")
     from clients import Client
 
     lines = [line for text in texts for line in (sys.stdin.read().splitlines() if text == "-" else [text])]

@@ -72,7 +72,7 @@ def trace(
     Each span has a bar, its start, its duration, and what it spent by itself; batch sizes and tokens beside.
     """
     require("trace", "trace", "opentelemetry.proto", "opentelemetry.sdk")
-    require("trace", "loadtest", "tritonclient", "grpc")
+    require("trace", "client", "tritonclient", "grpc")
     if through == "gateway":
         require("a trace through the gateway", "gateway", "envoy", "fastapi", "uvicorn")
     from observability.asking import ask_traced, others

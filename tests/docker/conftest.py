@@ -183,14 +183,16 @@ def cpu_stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 @pytest.fixture(scope="session")
 def gpu_stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    """Dockerfile.gpu on Python 3.12, the container's, where this machine has it."""
+    """Dockerfile.gpu's environment on Python 3.12, the container's, where this machine has it."""
     candidates = [shutil.which("python3.12"), *Path.home().glob(".pyenv/versions/3.12.*/bin/python3.12")]
     works = (
         Path(each)
         for each in candidates
         if each and subprocess.run([each, "-c", ""], capture_output=True, check=False).returncode == 0
     )
-    return play("Dockerfile.gpu", None, next(works, base_interpreter()), tmp_path_factory.mktemp("gpu"))
+    return play(
+        "Dockerfile.gpu", "environment", next(works, base_interpreter()), tmp_path_factory.mktemp("gpu")
+    )
 
 
 @pytest.fixture(scope="session")

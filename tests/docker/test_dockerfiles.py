@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
+SERVERS = ("Dockerfile.cpu", "Dockerfile.gpu")
+OURS = (*SERVERS, "Dockerfile.gateway")
+DOCKERFILES = (*OURS, "Dockerfile.model")
 
 
 @pytest.fixture
@@ -41,24 +43,51 @@ def test_hadolint_has_nothing_to_say(helpers: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_images_are_pinned_labelled_and_not_root(helpers: Any, name: str) -> None:
+def test_bases_are_pinned_and_users_are_not_root(helpers: Any, name: str) -> None:
     instructions = helpers.parse(name)
-    stages = {"base", "builder", "runtime"}
+    stages = {"base", "builder", "environment", "runtime"}
     bases = [each["value"].split()[0] for each in instructions if each["instruction"] == "FROM"]
     for base in set(bases) - stages:
         assert re.search(r":\d+\.\d+", base), f"{base} moves"
     last = {each["instruction"]: each["value"] for each in helpers.stage_of(instructions, None)}
-    assert int(last["USER"].split(":")[0]) >= 1000
+    # One number for all, so that one security context fits.
+    assert last["USER"] == "65532:65532"
+    base = helpers.stage_of(instructions, None)[0]["value"].split()[0]
+    pulled = bases[0] if base in stages else base
+    labels = " ".join(each["value"] for each in instructions if each["instruction"] == "LABEL")
+    assert re.search(rf'image\.base\.name="[^"]*{re.escape(pulled)}"', labels)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_images_are_labelled_and_say_what_they_listen_on(helpers: Any, name: str) -> None:
+    last = {each["instruction"]: each["value"] for each in helpers.stage_of(helpers.parse(name), None)}
     assert last["STOPSIGNAL"] == "SIGTERM"
-    assert last["EXPOSE"].split() == ["8000", "8001", "8002"]
+    assert last["EXPOSE"].split() == (["8000", "8001", "8002"] if name in SERVERS else ["8080", "8090"])
     project = tomllib.loads((helpers.ROOT / "pyproject.toml").read_text())["project"]
     assert f'image.version="{project["version"]}"' in last["LABEL"]
     assert f'image.licenses="{project["license"]}"' in last["LABEL"]
-    pulled = next(base for base in bases if base not in stages)
-    assert re.search(rf'image\.base\.name="[^"]*{re.escape(pulled)}"', last["LABEL"])
+    assert "ARG" in last and 'image.revision="$REVISION"' in last["LABEL"]
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_context_holds_every_package_of_the_wheel_and_what_describes_it(helpers: Any) -> None:
+    project = tomllib.loads((helpers.ROOT / "pyproject.toml").read_text())
+    packages = {each.rstrip("*") for each in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    allowed = {
+        rule[1:] for rule in (helpers.ROOT / ".dockerignore").read_text().splitlines() if rule[:1] == "!"
+    }
+    assert packages <= allowed
+    assert {"pyproject.toml", "requirements.lock", *project["project"]["license-files"]} <= allowed
+
+
+def test_a_repository_becomes_an_image_with_its_models_alone(helpers: Any) -> None:
+    ignored = (helpers.DOCKER / "Dockerfile.model.dockerignore").read_text().splitlines()
+    assert {"*.md", "**/__pycache__"} <= set(ignored)
+    (copy,) = [each["value"] for each in helpers.parse("Dockerfile.model") if each["instruction"] == "COPY"]
+    # Not owned by the user that serves it.
+    assert copy == "--chown=0:0 . /models/"
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_the_entrypoint_is_a_command_that_exists(helpers: Any, name: str) -> None:
     entry = json.loads(
         next(each["value"] for each in helpers.parse(name) if each["instruction"] == "ENTRYPOINT")
@@ -76,7 +105,7 @@ def test_the_entrypoint_is_a_command_that_exists(helpers: Any, name: str) -> Non
 
 
 def test_the_healthcheck_of_each_image_is_the_file_that_is_copied(helpers: Any) -> None:
-    for name in DOCKERFILES:
+    for name in OURS:
         values = {each["instruction"]: each["value"] for each in helpers.parse(name)}
         command = json.loads(values["HEALTHCHECK"].partition("CMD ")[2])
         copied = [each["value"] for each in helpers.parse(name) if each["instruction"] == "COPY"]
@@ -90,19 +119,29 @@ def test_slim_keeps_what_is_reached_and_removes_the_rest(slim: ModuleType, tmp_p
         info = packages / f"{name}-1.dist-info"
         info.mkdir(parents=True)
         requires = "".join(f"Requires-Dist: {need}\n" for need in needs)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{requires}")
+        extras = "Provides-Extra: serve\nProvides-Extra: backends\nProvides-Extra: build\n"
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{extras}{requires}")
         (packages / name).mkdir()
         (packages / name / "__init__.py").write_text("1234")
         (info / "RECORD").write_text(f"{name}/__init__.py,,\n{name}-1.dist-info/METADATA,,\n")
 
-    add("tritonforge", "rich", 'tokenizers>=1; extra == "backends"', 'torch; extra == "build"')
-    add("rich", "Mark_Down>=1")
+    own = [
+        'tritonforge[backends]; extra == "serve"',
+        'tokenizers>=1; extra == "backends"',
+        'torch; extra == "build"',
+    ]
+    add("tritonforge", "rich[fancy]", *own)
+    add("rich", "Mark_Down>=1", 'colours; extra == "fancy"', 'rust; extra == "plain"')
     add("mark-down")
+    add("colours")
+    add("rust")
     add("tokenizers", "huggingface-hub")
     add("huggingface-hub")
     add("torch")
-    gone = {name for name, _, size in slim.remove_distributions(packages) if size > 0}
-    assert gone == {"huggingface-hub", "torch"}
+    with pytest.raises(SystemExit, match="no extra serving"):
+        list(slim.remove_distributions(packages, ["serving"]))
+    gone = {name for name, _, size in slim.remove_distributions(packages, ["serve"]) if size > 0}
+    assert gone == {"huggingface-hub", "rust", "torch"}
     assert not (packages / "torch").exists()
     assert (packages / "mark-down" / "__init__.py").is_file()
 
@@ -119,7 +158,7 @@ def test_slim_removes_the_stubs_of_other_pythons_only(slim: ModuleType, tmp_path
 
 def test_slim_refuses_a_folder_that_is_no_environment(helpers: Any, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(helpers.DOCKER / "slim.py"), str(tmp_path)],
+        [sys.executable, str(helpers.DOCKER / "slim.py"), str(tmp_path), "--extra", "serve"],
         capture_output=True,
         text=True,
         check=False,
@@ -165,9 +204,9 @@ def test_the_files_that_the_images_copy_are_let_in_by_dockerignore(helpers: Any)
     allowed = {
         line[1:] for line in (helpers.ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
     }
-    for name in DOCKERFILES:
+    for name in OURS:
         for each in helpers.parse(name):
-            if each["instruction"] == "COPY" and "--from=" not in each["value"]:
+            if each["instruction"] == "COPY" and each["value"] != ". ." and "--from=" not in each["value"]:
                 for source in each["value"].split()[:-1]:
                     path = Path(source)
                     assert path.as_posix() in allowed or any(path.match(rule) for rule in allowed), source

@@ -33,7 +33,7 @@ from loadtest.scaling.measure import IN_FLIGHT, measure_own
 from loadtest.scaling.plan import RATES, Choices, plan
 from loadtest.scaling.pods import Platform
 from loadtest.scaling.profile import Profile, read_profile, write_profile
-from loadtest.scaling.scalers import FORMS, Bounds, make_scaler
+from loadtest.scaling.scalers import FORMS, Bounds, make_scaler, read_behavior
 from loadtest.scaling.show import show_check, show_plan, show_profile, show_stories
 from loadtest.scaling.traces import find_trace
 from tritonforge.errors import TritonForgeError, UsageError
@@ -136,7 +136,8 @@ def _simulate(options: argparse.Namespace, console: Console) -> int:
         pull_s=options.pull_s,
         spare_nodes=options.spare_nodes,
     )
-    bounds = Bounds(options.least, options.most, options.up_stabilization_s, options.down_stabilization_s)
+    directions = read_behavior(options.behavior) if options.behavior else ()
+    bounds = Bounds(options.least, options.most, *directions)
     best = curve.highest_rate(options.p99_ms / 1e3, 0.7) or curve.capacity
     cores = max(1.0, float(profile.setting.machine.cores))
     stories = {}
@@ -287,8 +288,9 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--start", type=int, default=None, help="replicas at the beginning")
         made.add_argument("--least", type=int, default=1, help="replicas at least")
         made.add_argument("--most", type=int, default=10_000, help="replicas at most")
-        made.add_argument("--up-stabilization-s", type=int, default=0, help="as in behavior.scaleUp")
-        made.add_argument("--down-stabilization-s", type=int, default=300, help="as in behavior.scaleDown")
+        made.add_argument(
+            "--behavior", type=Path, help="YAML of an HPA, or values of the chart; else the default"
+        )
         made.add_argument("--node-s", type=float, default=90.0, help="until a new node is ready")
         made.add_argument("--pull-s", type=float, default=20.0, help="until it has the image")
         made.add_argument("--spare-nodes", type=int, default=0, help="kept ready beyond those in use")

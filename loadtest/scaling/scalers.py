@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
-from loadtest.scaling.autoscaler import DOWN, UP, Autoscaler, Behavior, Metric, MetricKind
+import yaml
+
+from loadtest.scaling.autoscaler import DOWN, UP, Autoscaler, Behavior, Metric, MetricKind, Policy
 from tritonforge.errors import UsageError
 
 FORMS = "fixed:REPLICAS, cpu:SHARE, pending:REQUESTS, rate:PER_SECOND, keda-pending:…, keda-rate:…, + joins"
@@ -18,14 +21,14 @@ class Bounds:
     Attributes:
         least: Replicas at least.
         most: Replicas at most.
-        up_stabilization_s: As in ``behavior.scaleUp``.
-        down_stabilization_s: As in ``behavior.scaleDown``.
+        up: Behaviour upwards.
+        down: Behaviour downwards.
     """
 
     least: int = 1
     most: int = 1000
-    up_stabilization_s: int = 0
-    down_stabilization_s: int = 300
+    up: Behavior = UP
+    down: Behavior = DOWN
 
 
 def make_scaler(form: str, bounds: Bounds) -> Autoscaler:
@@ -66,9 +69,40 @@ def make_scaler(form: str, bounds: Bounds) -> Autoscaler:
         tuple(metrics),
         least=bounds.least,
         most=bounds.most,
-        up=Behavior(bounds.up_stabilization_s, UP.policies),
-        down=Behavior(bounds.down_stabilization_s, DOWN.policies),
+        up=bounds.up,
+        down=bounds.down,
     )
+
+
+def read_behavior(file: Path) -> tuple[Behavior, Behavior]:
+    """Read how fast it may go up and down.
+
+    Args:
+        file: A HorizontalPodAutoscaler, or values of the chart; what it does not say is Kubernetes' default.
+
+    Raises:
+        UsageError: It has no ``behavior``, or not of this form.
+    """
+    mend = "name a HorizontalPodAutoscaler, or values with server.autoscaling.behavior"
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = content.get("spec", content.get("server", {}).get("autoscaling", {}))["behavior"]
+        return _direction(found.get("scaleUp", {}), UP), _direction(found.get("scaleDown", {}), DOWN)
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"has no behavior: {error!r}", where=str(file), mend=mend) from error
+
+
+def _direction(found: dict[str, Any], default: Behavior) -> Behavior:
+    policies = tuple(
+        Policy(
+            "Pods" if each["type"] == "Pods" else "Percent", int(each["value"]), int(each["periodSeconds"])
+        )
+        for each in found.get("policies", ())
+    )
+    if found.get("selectPolicy", "Max") != "Max":
+        raise ValueError(f"selectPolicy {found['selectPolicy']} is not simulated")
+    seconds = int(found.get("stabilizationWindowSeconds", default.stabilization_s))
+    return Behavior(seconds, policies or default.policies)
 
 
 def _unknown(form: str) -> UsageError:

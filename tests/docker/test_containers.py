@@ -174,6 +174,8 @@ def test_the_cpu_image_serves_and_stops(
             assert re.search(r"^NoNewPrivs:\s+1$", privileges, re.MULTILINE)
             refused = server.execute("touch", "/opt/venv/here", "/models/here", "/etc/here")
             assert refused.stderr.count("Read-only file system") == 3
+            # What an init container runs.
+            assert server.execute("tritonforge", "fetch", "--help").returncode == 0
             assert server.stop() == 0
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-4)
 

@@ -182,7 +182,7 @@ def test_the_page_names_files_flags_and_tags_that_exist(helpers: Any) -> None:
         assert (helpers.ROOT / file).is_file()
     for script in re.findall(r"python (\S+\.py)", commands):
         assert (helpers.ROOT / script).is_file()
-    for used in re.findall(r"docker run .*?(tritonforge:\w+)", commands):
+    for used in re.findall(r"docker run .*?(tritonforge:[\w.-]+)", commands):
         assert used in built
     served = subprocess.run(
         [sys.executable, "-m", "tritonforge.cli", "serve", "--help"],
@@ -191,7 +191,7 @@ def test_the_page_names_files_flags_and_tags_that_exist(helpers: Any) -> None:
         text=True,
         check=True,
     ).stdout
-    passed = re.findall(r"docker run .*?tritonforge:\w+ (.+)", commands)
+    passed = re.findall(r"docker run .*?tritonforge:[\w.-]+ (.+)", commands)
     flags = [flag for rest in passed for flag in re.findall(r"(--[a-z-]+)", rest)]
     assert flags
     for flag in flags:

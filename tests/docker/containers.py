@@ -130,7 +130,7 @@ class Store:
         (listed,) = json.loads(self.buildah("images", "--json", tag))
         container = self.buildah("from", "--pull-never", tag)
         root = Path(self.buildah("mount", container))
-        (root / "models").mkdir()  # where Docker would make the mount point
+        (root / "models").mkdir(exist_ok=True)  # where Docker would make the mount point
         return Image(root, found["Docker"]["config"], _bytes(str(listed["size"])))
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import re
 
 from deploy.deployment import Deployment
 from deploy.ecs.parameters import takes_s3
-from deploy.ecs.values import Value, allow, attribute, policy, ref, sub, when
+from deploy.ecs.values import Value, allow, attribute, policy, ref, sub
 
 _ECR = re.compile(
     r"^(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)"
@@ -16,7 +16,7 @@ _WRITE_LOGS = ["logs:CreateLogStream", "logs:PutLogEvents"]
 
 def roles(deployment: Deployment) -> dict[str, Value]:
     """The roles, and the profile that gives instances theirs."""
-    return {
+    found = {
         "ExecutionRole": _role("ecs-tasks", "start", _start(deployment), of_account=True),
         "TaskRole": _role("ecs-tasks", "serve", _serve(deployment), of_account=True),
         "InstanceRole": _role("ec2", "join", _join()),
@@ -25,6 +25,7 @@ def roles(deployment: Deployment) -> dict[str, Value]:
             "Properties": {"Roles": [ref("InstanceRole")]},
         },
     }
+    return found | {"DecryptPolicy": _decrypt()} if takes_s3(deployment.source) else found
 
 
 def _role(service: str, name: str, statements: list[Value], *, of_account: bool = False) -> Value:
@@ -76,20 +77,24 @@ def _serve(deployment: Deployment) -> list[Value]:
     """Read one object, and write the collector's lines."""
     statements = [allow(_WRITE_LOGS, attribute("MetricsLogGroup", "Arn"))]
     if takes_s3(deployment.source):
-        statements += [
-            allow(["s3:GetObject"], sub("arn:${AWS::Partition}:s3:::${ModelBucket}/${ModelKey}")),
-            when(
-                "HasModelKmsKey",
-                allow(
-                    ["kms:Decrypt"],
-                    ref("ModelKmsKeyArn"),
-                    condition={
-                        "StringEquals": {"kms:ViaService": sub("s3.${AWS::Region}.${AWS::URLSuffix}")}
-                    },
-                ),
-            ),
-        ]
+        statements.append(
+            allow(["s3:GetObject"], sub("arn:${AWS::Partition}:s3:::${ModelBucket}/${ModelKey}"))
+        )
     return statements
+
+
+def _decrypt() -> Value:
+    """Where the object is encrypted with a key of the user's: decrypt with it, through S3 alone."""
+    through_s3 = {"StringEquals": {"kms:ViaService": sub("s3.${AWS::Region}.amazonaws.com")}}
+    return {
+        "Type": "AWS::IAM::Policy",
+        "Condition": "HasModelKmsKey",
+        "Properties": {
+            "PolicyName": "decrypt",
+            "PolicyDocument": policy(allow(["kms:Decrypt"], ref("ModelKmsKeyArn"), condition=through_s3)),
+            "Roles": [ref("TaskRole")],
+        },
+    }
 
 
 def _join() -> list[Value]:

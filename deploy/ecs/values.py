@@ -23,11 +23,6 @@ def sub(text: str) -> Value:
     return {"Fn::Sub": text}
 
 
-def when(condition: str, value: Value) -> Value:
-    """A value, or nothing."""
-    return {"Fn::If": [condition, value, {"Ref": "AWS::NoValue"}]}
-
-
 def policy(*statements: Value) -> Value:
     """An IAM policy document."""
     return {"Version": "2012-10-17", "Statement": list(statements)}

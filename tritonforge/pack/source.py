@@ -6,6 +6,7 @@ or instance, or the store's own variables (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``)
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import deque
@@ -21,7 +22,7 @@ from tritonforge.errors import UsageError, first_line
 from tritonforge.pack.manifest import PackError
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import ClientConfig, ObjectStore
 
 STORES = ("s3", "gs", "az")
 SCHEMES = ("https", "http", *STORES, "file")
@@ -171,7 +172,10 @@ def _read_object(source: str) -> Iterator[bytes]:
     if not parts.netloc or not key:
         raise UsageError("names no object", where=shown(source), mend=f"give {parts.scheme}://BUCKET/KEY.tar")
     try:
-        store = from_url(f"{parts.scheme}://{parts.netloc}", client_options={"timeout": "120s"})
+        # obstore does not read this variable beside options; a store of one's own may have no TLS.
+        plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
+        options: ClientConfig = {"timeout": "120s", "allow_http": plain}
+        store = from_url(f"{parts.scheme}://{parts.netloc}", client_options=options)
         yield from _ranges(store, key)
     except FileNotFoundError as error:
         raise PackError(

@@ -47,7 +47,8 @@ class Stage:
 
     def run(self, value: str) -> None:
         """Run a RUN line with its absolute paths moved below the root."""
-        command = re.sub(r"--mount=\S+\s+", "", value).replace("/opt/", f"{self.path('/opt')}/")
+        command = re.sub(r"--mount=\S+\s+", "", value)
+        command = re.sub(r"(?<![\w.])/(opt|srv)/", rf"{self.root}/\1/", command)
         done = subprocess.run(
             ["/bin/sh", "-euc", command],
             cwd=self.path("."),

@@ -20,7 +20,7 @@ BASE_LIBRARIES = re.compile(
     r"(linux-vdso|ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv|libutil|libstdc\+\+|libgcc_s|libz"
     r"|libpython3\.\d+)\.so[.\d]*"
 )
-# What the runtime stage installs on top, by the package that holds it.
+# What the base stage installs on top, by the package that holds it.
 ADDED_LIBRARIES = {"libexpat.so.1": "libexpat1"}
 
 
@@ -130,8 +130,8 @@ def test_cpu_environment_finds_its_system_libraries(helpers: Any, cpu_stage: Any
     # Wheels load what they bring by a path of their own, which ldd does not always know.
     needed = {name for name in names if ".so" in name} - {path.name for path in files}
     assert "libc.so.6" in needed, done.stderr
-    runtime = helpers.stage_of(helpers.parse("Dockerfile.cpu"), "runtime")
-    apt = " ".join(each["value"] for each in runtime if "apt-get install" in each["value"])
+    base = helpers.stage_of(helpers.parse("Dockerfile.cpu"), "base")
+    apt = " ".join(each["value"] for each in base if "apt-get install" in each["value"])
     missing = {name for name in needed if not BASE_LIBRARIES.fullmatch(name)}
     added = {name for name, package in ADDED_LIBRARIES.items() if f"'{package}=" in apt}
     assert missing == added

@@ -16,6 +16,8 @@ CHECKOUT = Path(__file__).parents[2]
 # Any fixed time: archives of the same files are then the same bytes.
 EPOCH = {"SOURCE_DATE_EPOCH": "1767225600"}
 
+SECRET = ("docker/secrets/redis.acl", "docker/gateway.env", "deploy/helm/tritonforge/files/tls.key")
+
 
 @dataclass(frozen=True)
 class Distributions:
@@ -23,7 +25,7 @@ class Distributions:
 
     Attributes:
         source: A folder with the files that git would commit.
-        files: Their names.
+        files: Their names; what a link to a folder leads to is there under the link's name too.
         sdist: The source archive.
         wheel: The wheel, built from that archive.
     """
@@ -34,13 +36,18 @@ class Distributions:
     wheel: Path
 
 
-def _committed() -> frozenset[str]:
-    """Files that git tracks or would add."""
+def _committed() -> set[str]:
+    """Files and links that git tracks or would add."""
     if not (CHECKOUT / ".git").exists():
         pytest.skip("not a git checkout")
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True).stdout
-    return frozenset(name for name in listed.split("\0") if name and (CHECKOUT / name).is_file())
+    return {name for name in listed.split("\0") if name and os.path.lexists(CHECKOUT / name)}
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for parent, _, names in os.walk(folder, followlinks=True):
+        yield from (str((Path(parent) / name).relative_to(folder)) for name in names)
 
 
 def build(source: Path, into: Path, *options: str) -> None:
@@ -53,10 +60,13 @@ def build(source: Path, into: Path, *options: str) -> None:
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
     source = tmp_path_factory.mktemp("source")
-    files = _committed()
-    for name in files:
+    for name in _committed():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(CHECKOUT / name, source / name)
+        shutil.copy(CHECKOUT / name, source / name, follow_symlinks=False)
+    files = frozenset(_walk(source))  # before the build leaves some of its own
+    for name in SECRET:  # as they may lie in the checkout that someone releases from
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("secret")
     into = tmp_path_factory.mktemp("dist")
     build(source, into)
     (sdist,), (wheel,) = into.glob("*.tar.gz"), into.glob("*.whl")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import CHECKOUT, Distributions, build
+from tests.packaging.conftest import CHECKOUT, SECRET, Distributions, build
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 PACKAGES = [
@@ -85,10 +85,18 @@ def test_the_licence_is_in_both(distributions: Distributions, names: set[str]) -
 def test_the_archive_is_the_whole_checkout(distributions: Distributions) -> None:
     stem = distributions.sdist.name.removesuffix(".tar.gz")
     with tarfile.open(distributions.sdist) as archive:
-        held = {member.name.removeprefix(f"{stem}/") for member in archive if member.isfile()}
+        held = {member.name.removeprefix(f"{stem}/") for member in archive if not member.isdir()}
     assert distributions.files - held == set(), "a file that MANIFEST.in does not name"
     made = {name for name in held if name.startswith("tritonforge.egg-info/")} | {"PKG-INFO", "setup.cfg"}
     assert held - distributions.files - made == set()
+
+
+def test_secrets_of_the_checkout_stay_in_it(distributions: Distributions, names: set[str]) -> None:
+    with tarfile.open(distributions.sdist) as archive:
+        held = archive.getnames()
+    for secret in SECRET:
+        assert (distributions.source / secret).is_file()
+        assert not any(name.endswith(secret) for name in [*held, *names])
 
 
 def test_the_wheel_is_the_same_bytes_from_archive_and_checkout(

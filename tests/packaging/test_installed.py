@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -106,6 +107,23 @@ def test_a_missing_extra_is_named_as_a_wheel_gets_it(shell: Shell) -> None:
     )
     assert done.returncode == 2
     assert "pip install 'tritonforge[gateway]==" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["compose", "ecs", "helm", "kserve"])
+def test_each_target_is_rendered_from_the_wheel_as_from_the_checkout(
+    shell: Shell, built: str, target: str
+) -> None:
+    arguments = ["deploy", "render", "--target", target, "--no-calibrate", f"{built}.yaml"]
+    arguments += ["--source", "s3://models/tiny.tar", "--sha256", "0" * 64, "--output"]
+    shell.run("tritonforge", *arguments, f"{target}-wheel")
+    ours = [sys.executable, "-m", "tritonforge.cli", *arguments, f"{target}-checkout"]
+    done = subprocess.run(ours, cwd=shell.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert texts(shell.folder / f"{target}-wheel") == texts(shell.folder / f"{target}-checkout") != {}
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_served_answers_are_those_of_transformers(

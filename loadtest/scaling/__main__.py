@@ -139,7 +139,8 @@ def _simulate(options: argparse.Namespace, console: Console) -> int:
     directions = read_behavior(options.behavior) if options.behavior else ()
     bounds = Bounds(options.least, options.most, *directions)
     best = curve.highest_rate(options.p99_ms / 1e3, 0.7) or curve.capacity
-    cores = max(1.0, float(profile.setting.machine.cores))
+    # A request of what a server uses at most: saturated, it is at 100 percent of it.
+    cores = options.cpu_request or max((level.cores for level in profile.levels), default=1.0)
     stories = {}
     for form in options.scaler:
         scaler = make_scaler(form, bounds)
@@ -290,6 +291,9 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--most", type=int, default=10_000, help="replicas at most")
         made.add_argument(
             "--behavior", type=Path, help="YAML of an HPA, or values of the chart; else the default"
+        )
+        made.add_argument(
+            "--cpu-request", type=float, help="cores that `cpu` is a share of; else the most seen"
         )
         made.add_argument("--node-s", type=float, default=90.0, help="until a new node is ready")
         made.add_argument("--pull-s", type=float, default=20.0, help="until it has the image")

@@ -68,7 +68,7 @@ class Curve:
 
     def at(self, rate: float) -> Floats:
         """Latency bins at a rate, seconds, float64 [bins]; beyond the table those of its end."""
-        return self.many(np.array([rate]))[0]
+        return np.asarray(self.many(np.array([rate]))[0])
 
     def many(self, rates: Floats) -> Floats:
         """Latency bins at many rates, float64 [len(rates), bins]."""

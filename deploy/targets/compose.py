@@ -101,7 +101,7 @@ def _bring_models(server: dict[str, Any], stack: dict[str, Any], deployment: Dep
     mount = {"type": "volume", "source": volume, "target": _MODELS}
     server["volumes"] = [{**mount, "read_only": True}]
     server["depends_on"] = {"fetch-models": {"condition": "service_completed_successfully"}}
-    hardened = {
+    hardened: dict[str, Any] = {
         key: server[key] for key in ("read_only", "cap_drop", "security_opt", "logging") if key in server
     }
     own: dict[str, Any] = {

@@ -20,6 +20,7 @@ _PAGES = {
     "calibration": "[INT8](int8.md), [text](#text)",
     "classification": "[classification](classification.md)",
     "cache": "[response cache](serving.md#response-cache), [kept answers](gateway_limits.md#kept-answers)",
+    "edge": "[edge](edge.md)",
     "engine": "[TensorRT](tensorrt.md)",
     "gate": "[gate](gate.md)",
     "generation": "[generation](generation.md)",
@@ -29,6 +30,7 @@ _PAGES = {
     "quantization": "[INT8](int8.md)",
     "queue": "[what a bound costs](#queues)",
     "stages": "[one model or two](serving.md#one-model-or-two)",
+    "target": "[edge](edge.md)",
     "task": "[classification](classification.md), [generation](generation.md)",
     "tensorrt": "[TensorRT](tensorrt.md)",
 }

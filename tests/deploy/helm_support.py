@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import helm_python
 import kubernetes_validate
 import yaml
-from cloudcoil.models.keda import v1alpha1 as keda
-from cloudcoil.models.prometheus_operator import v1 as prometheus
 from kubernetes_validate import utils
 from packaging.version import Version
 
@@ -27,11 +26,11 @@ VERSIONS = tuple(
 # It reads the definitions of a version, some megabytes, anew for each object.
 utils.schema_contents = cache(utils.schema_contents)
 CASES = tuple(sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml")))
-# Kinds that an extension of Kubernetes brings, and its own types for them.
+# Kinds that an extension of Kubernetes brings, and where its own types for them are.
 EXTENSIONS = {
-    "ScaledObject": keda.ScaledObject,
-    "ServiceMonitor": prometheus.ServiceMonitor,
-    "PrometheusRule": prometheus.PrometheusRule,
+    "ScaledObject": "cloudcoil.models.keda.v1alpha1",
+    "ServiceMonitor": "cloudcoil.models.prometheus_operator.v1",
+    "PrometheusRule": "cloudcoil.models.prometheus_operator.v1",
 }
 # No schema of it is published as a package.
 UNCHECKED = {"VerticalPodAutoscaler"}
@@ -102,7 +101,9 @@ def judge(manifest: Manifest, version: str) -> None:
     if kind in UNCHECKED:
         return
     if kind in EXTENSIONS:
-        understood = EXTENSIONS[kind].model_validate(manifest)
+        understood = getattr(import_module(EXTENSIONS[kind]), kind).model_validate(
+            manifest
+        )  # seconds to import
         # These types pass over what they do not know: what is lost on the way was not known.
         kept = understood.model_dump(by_alias=True, exclude_unset=True, mode="json")
         assert kept == manifest, f"{kind}: keys that it does not know; {_lost(manifest, kept)}"

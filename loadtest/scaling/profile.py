@@ -146,7 +146,8 @@ class Profile(_Record):
         if not seen:
             return 0.0
         rates, cores = zip((0.0, 0.0), *seen, strict=True)
-        return float(np.interp(rate, rates, cores))
+        # More load takes no less: what a loop says otherwise, others took.
+        return float(np.interp(rate, rates, np.maximum.accumulate(cores)))
 
 
 def _slope(sizes: Floats, seconds: Floats, weights: Floats) -> float:

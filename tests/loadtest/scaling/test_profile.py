@@ -56,6 +56,8 @@ def test_cores_are_those_of_the_closed_loops(profile: Profile) -> None:
     assert profile.cores_at(0) == 0
     assert profile.cores_at(250) == pytest.approx(1.4)
     assert profile.cores_at(9999) == pytest.approx(1.9)
+    disturbed = profile.levels[1].model_copy(update={"rate": 500, "cores": 1.0})
+    assert profile.model_copy(update={"levels": (*profile.levels, disturbed)}).cores_at(500) == 1.9
 
 
 def test_a_profile_is_read_as_it_was_written(profile: Profile, tmp_path: Path) -> None:

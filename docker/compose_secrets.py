@@ -47,10 +47,11 @@ def make(folder: Path) -> list[Path]:
     if not all((folder / name).exists() for name in pair):
         password = secrets.token_urlsafe(32)
         digest = hashlib.sha256(password.encode()).hexdigest()
+        allowed = "~* resetchannels -@all +@connection +@read +@write +@scripting -@dangerous"
         users = [
             "user default off",
             "user health on nopass resetkeys resetchannels -@all +ping",
-            f"user gateway on #{digest} resetchannels ~* -@all +@connection +@read +@write +@scripting",
+            f"user gateway on #{digest} {allowed}",
         ]
         (folder / pair[0]).unlink(missing_ok=True)
         (folder / pair[1]).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ WITHIN = 2.5
 """A tiny model's requests take a millisecond or two, of which the machine's moods are much."""
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_predictions_are_near_what_is_measured(
     tiny_build: Callable[[str, str], Any], tiny_repository: Path, tmp_path: Path

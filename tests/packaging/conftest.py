@@ -81,7 +81,7 @@ def installed(distributions: Distributions, tmp_path_factory: pytest.TempPathFac
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
         command = [str(environment / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
         command += ["--no-compile", "-c", str(CHECKOUT / "requirements.lock")]
-        wanted = f"tritonforge[build,serve] @ {distributions.wheel.as_uri()}"
+        wanted = f"tritonforge[build,serve,deploy] @ {distributions.wheel.as_uri()}"
         done = subprocess.run([*command, wanted], cwd=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         yield environment / "bin"

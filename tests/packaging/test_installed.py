@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Reference, TinyModel
+from tests.packaging.conftest import Distributions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TEXTS = ("How do I reset my password?", "Where is my parcel?")
@@ -111,13 +112,14 @@ def test_a_missing_extra_is_named_as_a_wheel_gets_it(shell: Shell) -> None:
 
 @pytest.mark.parametrize("target", ["compose", "ecs", "helm", "kserve"])
 def test_each_target_is_rendered_from_the_wheel_as_from_the_checkout(
-    shell: Shell, built: str, target: str
+    shell: Shell, built: str, target: str, distributions: Distributions
 ) -> None:
     arguments = ["deploy", "render", "--target", target, "--no-calibrate", f"{built}.yaml"]
     arguments += ["--source", "s3://models/tiny.tar", "--sha256", "0" * 64, "--output"]
     shell.run("tritonforge", *arguments, f"{target}-wheel")
     ours = [sys.executable, "-m", "tritonforge.cli", *arguments, f"{target}-checkout"]
-    done = subprocess.run(ours, cwd=shell.folder, capture_output=True, text=True)
+    here = os.environ | {"PYTHONPATH": str(distributions.source)}  # the files that the wheel was made of
+    done = subprocess.run(ours, cwd=shell.folder, env=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert texts(shell.folder / f"{target}-wheel") == texts(shell.folder / f"{target}-checkout") != {}
 

@@ -184,10 +184,6 @@ def test_the_service_is_created_behind_both_target_groups(cloud: Cloud, task: di
         each["targetGroupArn"] for each in service["loadBalancers"]
     }
     assert len(groups) == 2
-    assert service["deploymentConfiguration"]["deploymentCircuitBreaker"] == {
-        "enable": True,
-        "rollback": True,
-    }
 
 
 def test_scaling_is_registered(cloud: Cloud) -> None:

@@ -71,13 +71,14 @@ def test_cfn_lint_would_find_something(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("terraform") is None, reason="no terraform here")
-@pytest.mark.skipif(not Path("/opt/tf-plugins").is_dir(), reason="no provider of AWS here")
 def test_terraform_validates_the_module(tmp_path: Path) -> None:
     render("ecs", DEPLOYMENTS["gpu"], tmp_path / "out")
-    for command in (["init", "-plugin-dir=/opt/tf-plugins", "-input=false"], ["validate"]):
+    for command in (["init", "-input=false"], ["validate"]):
         done = subprocess.run(
             ["terraform", f"-chdir={tmp_path / 'out'}", *command, "-no-color"], capture_output=True, text=True
         )
+        if "Failed to query available provider packages" in done.stderr:
+            pytest.skip("Terraform's AWS provider cannot be had here, from a registry or a mirror")
         assert done.returncode == 0, done.stdout + done.stderr
 
 

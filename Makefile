@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install $(PIP_ARGS) -c requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-chat serve gateway build test lint lock bench clean
+.PHONY: help demo demo-chat serve gateway build test lint docs lock bench clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ lint: $(VENV)/.testing ## ruff and mypy
 bench: $(VENV)/.testing ## The ensemble from outside against the engine alone
 	$(BIN)/tritonforge build $(RECIPE)
 	$(BIN)/python -m loadtest.bench_ensemble
+
+docs: $(VENV)/.testing ## The pages of docs/ as a site in build/site
+	$(BIN)/mkdocs build --strict --quiet
 
 lock: ## Resolve all extras anew and write requirements.lock
 	rm -rf build/lock-venv && $(PYTHON) -m venv build/lock-venv

@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[2]
 # Any fixed time: archives of the same files are then the same bytes.
 EPOCH = {"SOURCE_DATE_EPOCH": "1767225600"}
 
-SECRET = ("docker/secrets/redis.acl", "docker/gateway.env", "deploy/helm/tritonforge/files/tls.key")
+SECRET = ("docker/secrets/redis.acl", "docker/gateway.env", "deploy/ecs/tls.key")
 
 
 @dataclass(frozen=True)

@@ -154,10 +154,16 @@ def test_the_bill_of_materials_lists_what_is_in_the_image(cpu: Image, door: Imag
 
 
 @pytest.fixture(scope="module")
-def repository(tiny_build: Callable[[str, str], Any], tiny_repository: Path) -> Path:
+def repository(
+    tiny_build: Callable[[str, str], Any], tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A tiny encoder; test_images.py serves the first recipe with each engine from the same environment."""
     tiny_build("bert", "embedding")
-    return tiny_repository
+    # Folders of pytest are for its own user; the image's is another.
+    copy = tmp_path_factory.mktemp("served") / "models"
+    shutil.copytree(tiny_repository, copy)
+    copy.chmod(0o755)
+    return copy
 
 
 def test_the_cpu_image_serves_and_stops(

@@ -75,7 +75,8 @@ class PackedLayout:
     def rectangle(self, states: Tensor) -> Tensor:
         """Gather [1, heads, tokens, dim] to [sequences, heads, longest, dim]."""
         _, heads, _, dim = states.shape
-        flat = states[0].transpose(0, 1)  # [tokens, heads, dim]
+        # Transposed back before it is reshaped, so that the two transposes meet in the graph and cancel.
+        flat = states.transpose(1, 2).reshape(-1, heads, dim)  # [tokens, heads, dim]
         cells = flat.index_select(0, self.to_rectangle)
         return cells.reshape(-1, self.columns.shape[0], heads, dim).transpose(1, 2)
 

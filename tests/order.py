@@ -19,12 +19,15 @@ TOGETHER = {
     ),
     "gateway": ("tests/gateway/",),
     "minilm": ("tests/e2e/test_embeddings.py", "tests/e2e/test_hostile.py"),
+    "packaging": ("tests/packaging/",),
 }
 FIRST = (
     "tests/docs/test_commands.py",  # minutes; it alone listens on default ports
     "tests/build_engines/prune/test_minilm.py",
     "architectures",
     "gateway",
+    "tests/docker/test_containers.py",
+    "packaging",
     "tests/docker/test_images.py",
 )
 """In this order; then the other files with tests that are ``slow``, then all that is left."""

@@ -82,9 +82,12 @@ class OpenVinoRunner:
         threads: Threads of one run; 0 for all physical cores.
         precision: Of the linear layers. ``bf16`` rounds a float32 file as it loads; with
             ``int8-dynamic`` activations of a model with compressed weights are quantized on the fly.
+        float_part: Numbers of all else, ``fp32`` or ``bf16``, which CPUs without it compute in float32.
     """
 
-    def __init__(self, model_path: Path, threads: int = 0, precision: str = "fp32") -> None:
+    def __init__(
+        self, model_path: Path, threads: int = 0, precision: str = "fp32", float_part: str = "fp32"
+    ) -> None:
         """Load the model and compile it for this CPU."""
         import openvino as ov
 
@@ -96,7 +99,7 @@ class OpenVinoRunner:
             # Pinned threads of several instances would all sit on the same first cores.
             "ENABLE_CPU_PINNING": False,
             # On CPUs with native bfloat16 the default silently computes in it.
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if "bf16" in (precision, float_part) else "f32",
             # Kernels are kept per shape, and each token count is a shape of its own. The default of
             # 5000 lets memory grow for hours; 512 still holds those of all short single texts.
             "CPU_RUNTIME_CACHE_CAPACITY": 512,
@@ -134,5 +137,5 @@ def load_runner(settings: EncoderSettings, folder: Path) -> Runner:
         raise FileNotFoundError(f"{path} is missing; rebuild the repository")
     threads = engine_threads(settings.threads, settings.instances)
     if settings.engine == "openvino":
-        return OpenVinoRunner(path, threads, settings.precision)
+        return OpenVinoRunner(path, threads, settings.precision, settings.float_part)
     return OnnxRuntimeRunner(path, threads)

@@ -124,6 +124,7 @@ class EncoderSettings:
         instances: Instances of the model in this server, from ``instance_group``.
         vocab_size: Ids at or above it are refused; None leaves that to the engine.
         max_length: Longer sequences are refused; None leaves that to the engine.
+        float_part: Numbers of what is not quantized, ``fp32`` or ``bf16`` (OpenVINO).
     """
 
     engine: str
@@ -137,6 +138,7 @@ class EncoderSettings:
     instances: int = 1
     vocab_size: int | None = None
     max_length: int | None = None
+    float_part: str = "fp32"
 
     @property
     def output(self) -> str:
@@ -163,6 +165,7 @@ class EncoderSettings:
             instances=parameters.instances(),
             vocab_size=parameters.optional_integer("vocab_size", minimum=1),
             max_length=parameters.optional_integer("max_length", minimum=1),
+            float_part=parameters.choice("float_part", ("fp32", "bf16"), "fp32"),
         )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from build_engines.spec import ModelSpec
 from python_backends.runners import Runner
 from tritonforge.recipe import EngineName, Layout, Precision, Recipe
+
+FloatPart = Literal["fp32", "bf16"]
 
 FIGURES_FILE = "figures.json"
 """In :attr:`CompileRequest.notes`: what the report should show of the engine, an object of JSON."""
@@ -24,6 +26,7 @@ class CompiledEngine:
         layout: ``packed`` or ``padded``, which inputs the graph takes.
         folder: Holds all files of the model and nothing else.
         model_file: The file in ``folder`` that the engine loads.
+        float_part: Numbers of what is not quantized, ``fp32`` or ``bf16`` (OpenVINO).
     """
 
     engine: EngineName
@@ -31,6 +34,7 @@ class CompiledEngine:
     layout: Layout
     folder: Path
     model_file: str
+    float_part: FloatPart = "fp32"
 
     @property
     def size_bytes(self) -> int:

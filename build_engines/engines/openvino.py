@@ -44,7 +44,9 @@ class OpenVinoEngine:
     def load(self, compiled: CompiledEngine, threads: int) -> Runner:
         """Compile for this CPU."""
         try:
-            return OpenVinoRunner(compiled.folder / compiled.model_file, threads, compiled.precision)
+            return OpenVinoRunner(
+                compiled.folder / compiled.model_file, threads, compiled.precision, compiled.float_part
+            )
         except RuntimeError as error:
             raise EngineError(f"OpenVINO refuses the model: {error}", where=compiled.model_file) from error
 

@@ -58,7 +58,8 @@ def find_published(repository: Path, model: str) -> Published:
             version=version,
             recipe=recipe,
             compiled=CompiledEngine(
-                facts["engine"], facts["precision"], facts["layout"], engine, facts["model_file"]
+                *(facts["engine"], facts["precision"], facts["layout"], engine, facts["model_file"]),
+                float_part=facts.get("float_part", "fp32"),
             ),
             tokenizer=repository / names.tokenizing / str(version) / "tokenizer.json",
             pruned=bool(facts.get("pruned")),

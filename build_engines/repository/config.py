@@ -136,6 +136,7 @@ def _set_engine_parameters(
         config,
         engine=compiled.engine,
         precision=compiled.precision,
+        float_part=compiled.float_part,
         model_file=compiled.model_file,
         layout=compiled.layout,
         task=spec.task,

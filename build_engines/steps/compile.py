@@ -11,9 +11,9 @@ import build_engines
 from build_engines.candidates import wanted
 from build_engines.context import BuildContext, Candidate, StepOutcome
 from build_engines.engines import ENGINES, CompiledEngine, CompileRequest, Engine
-from build_engines.engines.base import FIGURES_FILE
+from build_engines.engines.base import FIGURES_FILE, FloatPart
 from build_engines.versions import source_hash
-from tritonforge.recipe import Precision
+from tritonforge.recipe import EngineName, Precision, Recipe
 
 
 class CompileStep:
@@ -36,9 +36,7 @@ class CompileStep:
                 graph=context.keys[f"quantize-{precision}" if precision in context.quantized else "export"],
                 precision=precision,
                 engine=engine.describe(),
-                section=[recipe.tensorrt.model_dump(), recipe.batching.model_dump()]
-                if name == "tensorrt"
-                else None,
+                section=_section(recipe, name, precision),
                 code=source_hash(
                     build_engines.__file__,
                     "engines",
@@ -50,7 +48,10 @@ class CompileStep:
             )
             all_reused &= reused
             facts = json.loads((folder / "compile.json").read_text(encoding="utf-8"))
-            compiled = CompiledEngine(name, precision, context.layout, folder / "model", facts["model_file"])
+            compiled = CompiledEngine(
+                *(name, precision, context.layout, folder / "model", facts["model_file"]),
+                float_part=_float_part(recipe, name, precision),
+            )
             context.candidates[part] = Candidate(compiled, asked=recipe.precision in {"auto", precision})
             figures[part] = {"bytes": compiled.size_bytes, **engine.describe(), **_shown(folder / "notes")}
         return StepOutcome(reused=all_reused, figures=figures)
@@ -71,6 +72,19 @@ class CompileStep:
             path.mkdir(parents=True, exist_ok=True)
         model_file = engine.compile(request)
         (folder / "compile.json").write_text(json.dumps({"model_file": model_file}), encoding="utf-8")
+
+
+def _section(recipe: Recipe, name: EngineName, precision: Precision) -> list[object] | None:
+    """What of the recipe decides how an engine is made, or how it runs."""
+    if name == "tensorrt":
+        return [recipe.tensorrt.model_dump(), recipe.batching.model_dump()]
+    float_part = _float_part(recipe, name, precision)
+    return None if float_part == "fp32" else [float_part]
+
+
+def _float_part(recipe: Recipe, name: EngineName, precision: Precision) -> FloatPart:
+    """What the recipe says of quantized graphs; float32 stays what the others are judged by."""
+    return recipe.openvino.float_part if name == "openvino" and precision.startswith("int") else "fp32"
 
 
 def _shown(notes: Path) -> dict[str, Any]:

@@ -120,6 +120,7 @@ def _facts(context: BuildContext) -> dict[str, Any]:
         "precision": compiled.precision,
         "layout": compiled.layout,
         "model_file": compiled.model_file,
+        "float_part": compiled.float_part,
         "pruned": context.pruned is not None,
         "forced": context.forced,
     }

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
+from build_engines.gate.published import find_published
 from build_engines.pipeline import build, make_context
 from build_engines.steps import STEP_NAMES
 from build_engines.steps import publish as publish_step
@@ -120,6 +123,22 @@ def test_other_traffic_is_measured_and_nothing_else(pipeline: Pipeline) -> None:
     pipeline()
     done = statuses(pipeline(length_mix=[{"tokens": 3}]))
     assert (done["compile"], done["check"], done["measure"]) == ("reused", "reused", "done")
+
+
+def test_another_float_part_is_compiled_judged_and_published(pipeline: Pipeline) -> None:
+    keys: dict[str, Any] = {
+        "engine": "openvino",
+        "precision": "int8-weights",
+        "gate": {"min_speedup": 0.0, "min_cosine": 0.0, "mean_cosine": 0.9},
+    }
+    pipeline(**keys)
+    done = statuses(pipeline(**keys, openvino={"float_part": "bf16"}))
+    assert (done["export"], done["compile"], done["check"], done["gate"]) == ("reused", *["done"] * 3)
+    published = find_published(pipeline.repository, "bert-embedding")
+    assert published.compiled.float_part == "bf16"
+    text = (pipeline.repository / "bert-embedding_engine" / "config.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    assert config.parameters["float_part"].string_value == "bf16"
 
 
 def test_a_step_can_be_done_anew(pipeline: Pipeline) -> None:

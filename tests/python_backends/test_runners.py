@@ -47,6 +47,18 @@ def test_openvino_reads_its_own_format(toy: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(rows[1], toy.expected([9]), atol=1e-6)
 
 
+def test_the_float_part_is_bfloat16_where_the_cpu_has_it(toy: Any, tmp_path: Path) -> None:
+    import openvino
+
+    path = toy.save(tmp_path / "model.onnx")
+    runner = OpenVinoRunner(path, 1, "int8", "bf16")
+    native = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    computed = runner._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+    assert computed == (openvino.Type.bf16 if native else openvino.Type.f32)
+    rows = runner.run(pack(flatten([MATRIX]), np.arange(2)))["embedding"]
+    np.testing.assert_allclose(rows[1], toy.expected([9]), rtol=2e-2, atol=2e-2)
+
+
 def test_load_runner_takes_engine_and_threads_from_the_settings(
     toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

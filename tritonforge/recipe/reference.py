@@ -28,6 +28,7 @@ _PAGES = {
     "precision": "[build](build.md)",
     "prune": "[pruning](pruning.md)",
     "quantization": "[INT8](int8.md)",
+    "openvino": "[INT8](int8.md#the-float-part)",
     "queue": "[what a bound costs](#queues)",
     "stages": "[one model or two](serving.md#one-model-or-two)",
     "target": "[edge](edge.md)",

@@ -32,6 +32,7 @@ from tritonforge.recipe.sections import (
     Instances,
     LengthShare,
     Limits,
+    OpenVino,
     Prune,
     Quantization,
     Queue,
@@ -89,6 +90,7 @@ class Recipe(Section):
     calibration: Calibration = Calibration()
     quantization: Quantization = Quantization()
     prune: Prune = Prune()
+    openvino: OpenVino = OpenVino()
     tensorrt: TensorRt = TensorRt()
     gate: Gate = Gate()
     length_mix: list[LengthShare] = Field(

@@ -217,6 +217,16 @@ class Prune(Section):
     )
 
 
+class OpenVino(Section):
+    """How OpenVINO runs an encoder."""
+
+    float_part: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="numbers of what INT8 leaves: attention, norms, layers that are kept. bf16 is faster on "
+        "CPUs that have it (AMX, AVX-512 BF16), and fp32 on others",
+    )
+
+
 class TensorRt(Section):
     """How TensorRT builds its engine."""
 

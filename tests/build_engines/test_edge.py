@@ -26,6 +26,7 @@ def recipe(**edge: int) -> Recipe:
     return Recipe.model_validate({"name": "small", "model": "x", "target": "edge", "edge": edge})
 
 
+@pytest.mark.slow
 def test_a_small_model_is_built_and_served_under_its_limit(
     model: Path, build_recipe: Build, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ def sbom() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_it_lists_this_environment_and_what_wheels_carry_the_same_each_time(tmp_path: Path) -> None:
     texts = []
     for name in ("first", "second"):

@@ -92,6 +92,7 @@ def watched(browser: Browser, home: str) -> tuple[Page, list[str]]:
     return page, faults
 
 
+@pytest.mark.slow
 def test_every_page_reads_well_on_a_desk_and_on_a_phone(browser: Browser, site_url: str) -> None:
     page, faults = watched(browser, site_url)
     for name in PAGES:

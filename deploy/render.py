@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from deploy.deployment import Deployment
 from tritonforge.errors import TritonForgeError, UsageError
+from tritonforge.files import exchange
 
 # What was rendered, so that a second run knows its own files, and those that someone has edited since.
 RECORD = ".tritonforge-deploy.json"
@@ -130,23 +131,19 @@ def _write(files: Mapping[str, str], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        fresh, old = staging / "new", staging / "old"
+        fresh = staging / "new"
         fresh.mkdir()
         for relative, text in files.items():
             path = fresh / PurePosixPath(relative)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
-        if output.exists():
-            output.rename(old)
+        if (output / KEPT).is_dir():
+            (output / KEPT).rename(fresh / KEPT)
         try:
-            if (old / KEPT).is_dir():
-                (old / KEPT).rename(fresh / KEPT)
-            fresh.rename(output)
+            exchange(fresh, output)
         except OSError:
             if (fresh / KEPT).is_dir():
-                (fresh / KEPT).rename(old / KEPT)
-            if old.exists():
-                old.rename(output)
+                (fresh / KEPT).rename(output / KEPT)
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

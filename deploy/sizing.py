@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.deployment import Resources, ServedModel
 from tritonforge.errors import TritonForgeError
 from tritonforge.recipe import EngineName, Precision, Recipe, load_recipe
+from tritonforge.server.repository import MANIFEST
 
 if TYPE_CHECKING:
     from build_engines.estimate.estimate import CpuEstimate, Estimate
@@ -115,7 +116,7 @@ def find_built(repository: Path, recipe: Recipe) -> Built | None:
     What was published is what will be deployed, also where a build was told another precision.
     """
     try:
-        manifest = json.loads((repository / recipe.name / "tritonforge.json").read_text(encoding="utf-8"))
+        manifest = json.loads((repository / recipe.name / MANIFEST).read_text(encoding="utf-8"))
         facts: dict[str, Any] = manifest["build"]
         if facts["recipe"]["model"] != recipe.model:
             return None

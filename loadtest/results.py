@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loadtest.errors import LoadTestError
 from tritonforge.errors import first_line
-from tritonforge.page.files import replace_text
+from tritonforge.files import replace_text
 
 FORMAT: Literal[1] = 1
 

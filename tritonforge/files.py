@@ -1,4 +1,4 @@
-"""Puts one folder in the place of another, so that no reader sees neither or half of one."""
+"""Puts a file or a folder in the place of another, so that no reader sees neither or half of one."""
 
 from __future__ import annotations
 
@@ -38,3 +38,17 @@ def exchange(new: Path, target: Path) -> None:
     except OSError:
         aside.rename(target)
         raise
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write beside the target, then rename.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -12,8 +12,8 @@ from markupsafe import Markup
 from build_engines.benchmark.measure import Benchmark, Cell, Length
 from build_engines.cache import disk_error
 from build_engines.report.plots import marks
+from tritonforge.files import replace_text
 from tritonforge.page.environment import environment
-from tritonforge.page.files import replace_text
 from tritonforge.page.formats import number
 from tritonforge.page.svg import plot
 

@@ -9,7 +9,7 @@ from build_engines.cache import disk_error
 from build_engines.report.data import BuildReport
 from build_engines.report.html import report_page
 from build_engines.report.markdown import markdown_lines
-from tritonforge.page.files import replace_text
+from tritonforge.files import replace_text
 
 
 def write_report(report: BuildReport, folder: Path) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from deploy.deployment import DRAIN_S, USER_ID, Deployment
+from deploy.deployment import DRAIN_S, USER_ID, Deployment, mebibytes
 from deploy.ecs.collector import IMAGE, collector_config
 from deploy.ecs.gateway import DOOR_PORT, FOLDER, gateway_config
 from deploy.ecs.parameters import model_url
@@ -99,7 +98,7 @@ def _configure(deployment: Deployment) -> Value:
 def _server(deployment: Deployment) -> Value:
     """The server; it is told its threads, as it cannot see shares of a CPU."""
     resources = deployment.resources
-    container = _container("server", deployment.server_image, math.ceil(resources.memory_bytes / MIB)) | {
+    container = _container("server", deployment.server_image, mebibytes(resources.memory_bytes)) | {
         "Essential": True,
         "Cpu": round(resources.cpu * 1024),
         "Command": [
@@ -115,7 +114,7 @@ def _server(deployment: Deployment) -> Value:
         "HealthCheck": _health(*_HEALTH, start=_START_S),
         "StopTimeout": _STOP_S,
     }
-    container["LinuxParameters"] |= {"SharedMemorySize": math.ceil(resources.shm_bytes / MIB)}
+    container["LinuxParameters"] |= {"SharedMemorySize": mebibytes(resources.shm_bytes)}
     if resources.gpus:
         container["ResourceRequirements"] = [{"Type": "GPU", "Value": str(resources.gpus)}]
     return container

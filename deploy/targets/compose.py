@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.compose import STACK, load_stack, mounted_files
-from deploy.deployment import DRAIN_S, USER_ID, Deployment, Source
+from deploy.deployment import DRAIN_S, USER_ID, Deployment, Source, mebibytes
 from deploy.text import to_yaml
 from tritonforge.errors import UsageError
 
@@ -79,10 +79,10 @@ def _fit(server: dict[str, Any], deployment: Deployment) -> None:
     server["image"] = deployment.server_image
     load = [argument for part in deployment.parts for argument in ("--load", part)]
     server["command"] = [*server["command"], "--engine-threads", str(deployment.engine_threads), *load]
-    server["shm_size"] = _mebibytes(size.shm_bytes)
+    server["shm_size"] = f"{mebibytes(size.shm_bytes)}m"
     server["stop_grace_period"] = f"{DRAIN_S + 10}s"
     limits = server["deploy"]["resources"]["limits"]
-    limits |= {"cpus": f"{size.cpu:g}", "memory": _mebibytes(size.memory_bytes)}
+    limits |= {"cpus": f"{size.cpu:g}", "memory": f"{mebibytes(size.memory_bytes)}m"}
     for reservation in server["deploy"]["resources"].get("reservations", {}).get("devices", []):
         reservation["count"] = size.gpus
 
@@ -148,10 +148,6 @@ def _fetch(source: Source, deployment: Deployment, mount: dict[str, Any]) -> dic
         # Credentials of the bucket, as AWS_ACCESS_KEY_ID and the like; the file may be absent.
         "env_file": [{"path": "secrets/source.env", "required": False}],
     }
-
-
-def _mebibytes(size: int) -> str:
-    return f"{-(-size // (1 << 20))}m"
 
 
 def _head(deployment: Deployment) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 
 from deploy.charts import Manifest, chart_files, render_chart
 from deploy.deployment import DRAIN_S, Deployment, Source, cpu_quantity, quantity
-from deploy.kustomize import base, component, dump
+from deploy.kustomize import base, component
 from deploy.targets.helm_readme import readme
+from deploy.text import to_yaml
 from tritonforge.errors import UsageError
 
 # The longest that a streamed answer may last (gateway.yaml, resilience.stream_timeout_s).
@@ -50,9 +51,9 @@ def render(deployment: Deployment) -> dict[str, str]:
 
     files = {
         "README.md": readme(deployment, NAMESPACE),
-        "values.yaml": _HEAD.format(version=deployment.version) + dump(values),
+        "values.yaml": _HEAD.format(version=deployment.version) + to_yaml(values),
         "values-monitoring.yaml": _MONITORING_HEAD
-        + dump(_merged(switches["monitoring"], switches["queue"], switches["vpa"])),
+        + to_yaml(_merged(switches["monitoring"], switches["queue"], switches["vpa"])),
     }
     files |= {f"chart/tritonforge/{path}": text for path, text in chart_files().items()}
     files["prometheus-adapter.yaml"] = files["chart/tritonforge/files/prometheus-adapter.yaml"]
@@ -178,8 +179,8 @@ def _overlays() -> dict[str, str]:
             f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
         }
         metadata = {"name": namespace, "labels": restricted}
-        files[f"kustomize/overlays/{name}/kustomization.yaml"] = dump(overlay)
-        files[f"kustomize/overlays/{name}/namespace.yaml"] = dump(
+        files[f"kustomize/overlays/{name}/kustomization.yaml"] = to_yaml(overlay)
+        files[f"kustomize/overlays/{name}/namespace.yaml"] = to_yaml(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         )
     return files

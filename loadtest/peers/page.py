@@ -10,7 +10,7 @@ from loadtest.peers.answers import IN_FLIGHT
 from loadtest.peers.records import Comparison, Ratio, Row, Spread
 from loadtest.peers.runner import WARM_S
 from loadtest.peers.system import Precision
-from tritonforge.page.files import replace_text
+from tritonforge.files import replace_text
 
 HEADINGS: dict[Precision, str] = {"fp32": "float32", "int8": "INT8"}
 _WRK = "https://github.com/wg/wrk"

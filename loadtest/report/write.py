@@ -14,7 +14,7 @@ from loadtest.report.page import curve_row, diff_page, load_page, read_sweeps
 from loadtest.report.slo import Slo
 from loadtest.report.words import capacity_sentence, knee_sentence, where_sentence
 from loadtest.results import LoadRun, read_run
-from tritonforge.page.files import replace_text
+from tritonforge.files import replace_text
 from tritonforge.page.formats import figure
 
 REPORT, DIFF = "report.html", "diff.html"

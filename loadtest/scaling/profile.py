@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from loadtest.errors import LoadTestError
 from loadtest.results import Setting
 from tritonforge.errors import first_line
-from tritonforge.page.files import replace_text
+from tritonforge.files import replace_text
 
 Floats = NDArray[np.float64]
 

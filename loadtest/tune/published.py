@@ -18,10 +18,11 @@ from build_engines.generation.context import GenerationContext, GeneratorCandida
 from build_engines.generation.repository import assemble_generator
 from build_engines.generation.spec import settle_generator
 from build_engines.pipeline import any_context, steps_of
-from build_engines.repository.assemble import BACKENDS_FOLDER, MANIFEST, assemble, link_or_copy
+from build_engines.repository.assemble import BACKENDS_FOLDER, assemble, link_or_copy
 from build_engines.repository.publish import staging_folder
 from tritonforge.errors import RecipeError, RepositoryError, first_line
 from tritonforge.recipe import Recipe
+from tritonforge.server.repository import MANIFEST
 
 _KEY = "tune"  # in manifests: no build has it, so none takes a trial for its own
 _OURS = {"model.py", BACKENDS_FOLDER, "__pycache__"}  # in a version folder, beside the engine's files

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tritonforge.page.files import replace_text
+from tritonforge.files import replace_text
 from tritonforge.recipe import Recipe, load_recipe
 
 _PATHS = ("model", "calibration.texts", "gate.texts", "gate.labelled")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from loadtest.tune.goal import Look
-from tritonforge.page.files import replace_text
+from tritonforge.files import replace_text
 
 Status = Literal["measured", "pruned", "failed"]
 Stage = Literal["search", "run-off"]

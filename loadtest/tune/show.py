@@ -12,7 +12,7 @@ from rich.text import Text
 
 from loadtest.tune.records import Trial, Tuning, Verdict
 from loadtest.tune.space import as_yaml
-from tritonforge.page.files import replace_text
+from tritonforge.files import replace_text
 
 _SHOWN = 8  # trials in the table on the terminal
 _NOISY = 0.15

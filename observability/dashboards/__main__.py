@@ -12,7 +12,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from observability.dashboards import BOARDS, FOLDER
 from tritonforge.console import console
-from tritonforge.page.files import replace_text
+from tritonforge.files import replace_text
 
 
 def render() -> dict[str, str]:

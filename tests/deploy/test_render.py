@@ -6,7 +6,6 @@ import errno
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -119,14 +118,11 @@ def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.Mo
     render("kserve", ONE, output)
     (output / "secrets").mkdir()
     before = snapshot(output)
-    rename = Path.rename
 
-    def full(self: Path, target: Any) -> Path:
-        if self.name == "new":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return rename(self, target)
+    def full(new: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "rename", full)
+    monkeypatch.setattr("deploy.render.exchange", full)
     with pytest.raises(DeployError, match="No space left"):
         render("kserve", deployment(name="other"), output)
     monkeypatch.undo()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tritonforge.errors import UsageError
-from tritonforge.files import exchange
-from tritonforge.pack.manifest import PackedFile, PackError, PackManifest
+from tritonforge.files import exchange, replace_text
+from tritonforge.pack.manifest import PackedFile, PackError, PackManifest, check_digest
 from tritonforge.pack.source import read, scheme_of, shown
 from tritonforge.pack.unpack import unpack
 
@@ -24,7 +23,6 @@ from tritonforge.pack.unpack import unpack
 STATE = ".tritonforge-fetch.json"
 _LOCK = ".tritonforge-fetch.lock"
 _STAGING = ".tritonforge-fetch-"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -86,12 +84,8 @@ def fetch(
 
 def _check(source: str, sha256: str | None) -> None:
     """Refuse what cannot be right before anything is read."""
-    if sha256 is not None and not _SHA256.fullmatch(sha256):
-        raise UsageError(
-            f"is not a SHA-256 in hex: {sha256!r}",
-            where="--sha256",
-            mend="give the 64 lower-case digits that `tritonforge pack` prints",
-        )
+    if sha256 is not None:
+        check_digest(sha256)
     if scheme_of(source) == "http" and sha256 is None:
         raise UsageError(
             "plain HTTP can be changed on its way, and models run code",
@@ -190,6 +184,4 @@ def _state(into: Path) -> dict[str, Any]:
 
 
 def _write_state(into: Path, state: dict[str, Any]) -> None:
-    temporary = into / f"{STATE}.new"
-    temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(into / STATE)
+    replace_text(into / STATE, json.dumps(state, indent=1) + "\n")

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from tritonforge.errors import RepositoryError
+from tritonforge.errors import RepositoryError, UsageError
 
 MANIFEST_NAME = "tritonforge-pack.json"
 FORMAT = 1
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def check_digest(text: str) -> None:
+    """Refuse what cannot be an archive's digest.
+
+    Raises:
+        UsageError: It is no SHA-256 in hex.
+    """
+    if not _SHA256.fullmatch(text):
+        raise UsageError(
+            f"is not a SHA-256 in hex: {text!r}",
+            where="--sha256",
+            mend="give the 64 lower-case digits that `tritonforge pack` prints",
+        )
 
 
 class PackError(RepositoryError):

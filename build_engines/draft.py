@@ -16,6 +16,7 @@ from build_engines.model_files import PACKAGE_PREFIX, ModelFiles
 from build_engines.spec import ModelSpec, settle_spec
 from tritonforge.errors import RecipeError
 from tritonforge.recipe import Recipe, ServedTask
+from tritonforge.recipe.load import describe_faults
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -80,11 +81,9 @@ def _validated(data: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        said = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'recipe'}: {each['msg'].removeprefix('Value error, ')}"
-            for each in error.errors()
-        )
-        raise RecipeError(said, mend="`tritonforge recipe schema` shows what is allowed") from None
+        raise RecipeError(
+            describe_faults(error), mend="`tritonforge recipe schema` shows what is allowed"
+        ) from None
 
 
 def _generates(files: ModelFiles | GgufFile) -> bool:
@@ -109,11 +108,16 @@ def _name(files: ModelFiles | GgufFile) -> str:
 
 
 def _reference(model: str, folder: Path) -> str:
-    """The model as the recipe names it: relative where both move together, else absolute."""
+    """The model as the recipe names it."""
     if model.startswith(PACKAGE_PREFIX):
         return model
-    path, base = Path(model).resolve(), folder.resolve()
-    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+    return path_from(Path(model), folder)
+
+
+def path_from(path: Path, folder: Path) -> str:
+    """A path as a recipe in ``folder`` names it: relative where both move together, else absolute."""
+    whole, base = path.resolve(), folder.resolve()
+    return str(whole.relative_to(base) if whole.is_relative_to(base) else whole)
 
 
 def _describe_generator(files: ModelFiles | GgufFile) -> str:

@@ -41,6 +41,7 @@ from loadtest.corpus import DEFAULT_MIX, LengthMix, make_texts
 from loadtest.errors import LoadTestError
 from python_backends.packing import IndexArray, TokenBatch, flatten, pack, plan_runs
 from python_backends.runners import OpenVinoRunner
+from tritonforge.server.repository import MANIFEST
 
 Inputs = dict[str, NDArray[np.int32]]
 Way = Callable[[TokenBatch], None]
@@ -258,7 +259,7 @@ def _measure_batches(
 
 def _config(repository: Path, model: str) -> dict[str, Any]:
     """Folder and precision of a published OpenVINO engine."""
-    place = repository / model / "tritonforge.json"
+    place = repository / model / MANIFEST
     try:
         manifest = json.loads(place.read_text(encoding="utf-8"))
     except OSError as error:

@@ -28,7 +28,7 @@ from rich.table import Table
 from tritonclient.grpc import model_config_pb2 as pb
 
 from build_engines.engines import CompiledEngine
-from build_engines.repository.assemble import MANIFEST, link_or_copy, write_backend
+from build_engines.repository.assemble import link_or_copy, write_backend
 from build_engines.repository.config import LABELS_FILE, ensemble_config, to_pbtxt
 from build_engines.repository.names import ModelNames
 from build_engines.repository.tensorrt_config import fanout_config
@@ -37,6 +37,7 @@ from clients import Client
 from loadtest.corpus import DEFAULT_MIX, LengthMix, make_texts
 from tritonforge.recipe import Recipe
 from tritonforge.server import ServerOptions, TritonServer
+from tritonforge.server.repository import MANIFEST
 
 PREFIX = "fan_"
 

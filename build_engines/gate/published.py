@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from build_engines.engines import CompiledEngine
-from build_engines.repository.assemble import MANIFEST
 from build_engines.repository.names import ModelNames
 from tritonforge.errors import RepositoryError
 from tritonforge.recipe import Recipe
+from tritonforge.server.repository import MANIFEST
 
 
 @dataclass(frozen=True)

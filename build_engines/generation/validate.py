@@ -27,11 +27,11 @@ from build_engines.generation.facts import read_facts
 from build_engines.generation.load import as_safetensors, load_causal
 from build_engines.generation.serving import open_engine
 from build_engines.model_files import ModelFiles
-from build_engines.repository.assemble import MANIFEST
 from python_backends.generator.chat import ChatTemplate
 from python_backends.generator.protocol import FinishReason
 from python_backends.generator.settings import GeneratorSettings
 from tritonforge.errors import RepositoryError, UsageError
+from tritonforge.server.repository import MANIFEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

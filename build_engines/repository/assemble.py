@@ -27,8 +27,8 @@ from build_engines.repository.names import ModelNames
 from build_engines.repository.tensorrt_config import fanout_config, plan_config
 from build_engines.spec import ModelSpec
 from tritonforge.recipe import Recipe
+from tritonforge.server.repository import MANIFEST
 
-MANIFEST = "tritonforge.json"
 BACKENDS_FOLDER = "served_backends"
 
 

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from build_engines.repository.assemble import MANIFEST, link_or_copy
+from build_engines.repository.assemble import link_or_copy
 from build_engines.repository.names import ModelNames
 from tritonforge.files import exchange
+from tritonforge.server.repository import MANIFEST
 
 
 @contextmanager

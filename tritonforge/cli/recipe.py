@@ -10,7 +10,7 @@ import typer
 from tritonforge.cli.extras import require
 from tritonforge.console import console, print_json
 from tritonforge.errors import UsageError
-from tritonforge.page.files import replace_text
+from tritonforge.files import replace_text
 from tritonforge.recipe import PrecisionChoice, Recipe, ServedTask, load_recipe
 
 app = typer.Typer(help="Recipes: make one for a model folder, print their schema.", no_args_is_help=True)
@@ -37,14 +37,14 @@ def new(
 ) -> None:
     """Look into MODEL's files and write a recipe that builds it."""
     require("reading a model", "build", "safetensors")
-    from build_engines.draft import draft_recipe
+    from build_engines.draft import draft_recipe, path_from
 
     folder = Path() if output is None else output.parent
     keys: dict[str, Any] = {}
     if texts is not None:
         if not texts.exists():
             raise UsageError("no such file or folder", where=str(texts), mend="give --texts what exists")
-        keys["calibration"] = {"texts": str(_from(texts, folder))}
+        keys["calibration"] = {"texts": path_from(texts, folder)}
         precision = precision or "auto"
     if precision is not None:
         keys["precision"] = precision
@@ -81,9 +81,3 @@ def schema() -> None:
             **Recipe.model_json_schema(mode="validation"),
         }
     )
-
-
-def _from(path: Path, folder: Path) -> Path:
-    """The path as a recipe in ``folder`` names it."""
-    whole, base = path.resolve(), folder.resolve()
-    return whole.relative_to(base) if whole.is_relative_to(base) else whole

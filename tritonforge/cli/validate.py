@@ -60,7 +60,7 @@ def validate(
 
 def is_generator(repository: Path, model: str) -> bool:
     """Whether a model's manifest says so; False as well where there is none."""
-    from build_engines.repository.assemble import MANIFEST
+    from tritonforge.server.repository import MANIFEST
 
     try:
         manifest = json.loads((repository / model / MANIFEST).read_text(encoding="utf-8"))

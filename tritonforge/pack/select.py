@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tritonforge.pack.manifest import PackError
-from tritonforge.server.repository import find_models, steps_of
+from tritonforge.server.repository import MANIFEST, find_models, steps_of
 
-_MANIFEST = "tritonforge.json"  # of a build
 _POLICY = re.compile(r"version_policy\s*:?\s*\{\s*(all|specific|latest)[^0-9}]*(\d+)?")
 
 
@@ -107,7 +106,7 @@ def _check_build(repository: Path, model: str) -> None:
 
 def _manifest(repository: Path, model: str) -> dict[str, Any]:
     """What the build wrote; empty for a model that was not built by tritonforge."""
-    path = repository / model / _MANIFEST
+    path = repository / model / MANIFEST
     if not path.is_file():
         return {}
     try:

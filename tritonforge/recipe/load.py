@@ -50,7 +50,7 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError(
-            _describe(error), where=str(path), mend="`tritonforge build --print-recipe` shows every key"
+            describe_faults(error), where=str(path), mend="`tritonforge build --print-recipe` shows every key"
         ) from error
     return _with_absolute_paths(recipe, path.parent)
 
@@ -97,7 +97,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     node[parts[-1]] = value
 
 
-def _describe(error: ValidationError) -> str:
+def describe_faults(error: ValidationError) -> str:
     """Say for each key what is wrong, and which keys are allowed where one is unknown."""
     found: dict[str, list[str]] = {}
     values: dict[str, str] = {}

@@ -27,13 +27,13 @@ import psutil
 
 from tritonforge.errors import ServerError, UsageError
 from tritonforge.recipe.edge import LEAST_MEMORY_MIB
+from tritonforge.server.repository import MANIFEST
 from tritonforge.server.resources import memory_limit
 from tritonforge.server.watchdog import Stub, scan_stubs
 
 logger = logging.getLogger(__name__)
 
 MIB = 1 << 20
-_MANIFEST = "tritonforge.json"
 _KIB = 1 << 10
 
 
@@ -48,7 +48,7 @@ def limit_of(repository: Path, models: Iterable[str]) -> int | None:
         ``edge.max_memory_mib`` of those built with ``target: edge``, the largest if there are several: it is
         the machine's, which they share. None if there is no such model.
     """
-    found = [limit for model in models if (limit := _asked(repository / model / _MANIFEST)) is not None]
+    found = [limit for model in models if (limit := _asked(repository / model / MANIFEST)) is not None]
     return max(found, default=None)
 
 

@@ -1,4 +1,4 @@
-"""Which folders of a model repository are models."""
+"""Which folders of a model repository are models, and what lies in them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tritonforge.errors import RepositoryError
+
+MANIFEST = "tritonforge.json"
+"""In each folder that a build published: what was built from what."""
 
 _CACHE_ENABLED = re.compile(r"response_cache\s*:?\s*\{[^}]*enable\s*:\s*true")
 _STEP = re.compile(r'model_name\s*:\s*"([^"]+)"')

@@ -153,7 +153,7 @@ def debian() -> Path:
             "bookworm",
             str(root),
         ]
-        done = subprocess.run([*command, _mirror()], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, *_mirror()], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         for name in ("python", "python3"):
             (root / "usr/local/bin" / name).symlink_to("/usr/bin/python3.11")
@@ -170,10 +170,11 @@ def debian() -> Path:
     return CACHE
 
 
-def _mirror() -> str:
+def _mirror() -> list[str]:
+    """Where apt gets Debian 12 from here; none: debootstrap's own."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Codename: bookworm", "Component: main"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    return next(iter(listed), "http://deb.debian.org/debian/")
+    return listed[:1]
 
 
 def _package_settings(folder: Path) -> list[str]:

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from gateway.config import GatewayConfig
+from tests.chromium import browser as browser
 from tests.gateway.serving import serve_facade
 from tritonforge.server import TritonServer
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 
 
 @pytest.fixture(scope="session")
@@ -38,16 +27,6 @@ def open_facade(triton: TritonServer) -> Iterator[str]:
     config = GatewayConfig.model_validate({"auth": {"disabled": True}})
     with serve_facade(triton.grpc_url, config) as url:
         yield url
-
-
-@pytest.fixture(scope="module")  # no longer: while playwright runs here, asynchronous tests cannot
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed (apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 OpenPage = Callable[..., Page]

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from loadtest.report import compare, write_diff, write_report
-from tests.gateway.page.conftest import CHROMIUM, FLAGS
+from tests.chromium import browser as browser
 from tests.gateway.page.test_look import CONTRASTS, LEAST_CONTRAST
 from tests.loadtest.report.synthetic import mm1, run
 from tests.loadtest.report.test_page import SLO, whole
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed (apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from loadtest.scaling.autoscaler import Autoscaler, MetricKind, Seen
 from loadtest.scaling.curve import Curve
 from loadtest.scaling.events import Cluster, Node, Timing
-from loadtest.scaling.fleet import Looking, run_fleet
+from loadtest.scaling.fleet import Looking, Story, run_fleet
 from loadtest.scaling.pods import Platform, Pods
 from loadtest.scaling.scalers import Bounds, make_scaler
 from loadtest.scaling.traces import Trace, find_trace
@@ -21,6 +23,12 @@ PLATFORM = Platform(schedule_s=1, node_s=20, pull_s=5, start_s=8, probe_s=1, nod
 @pytest.fixture(scope="module")
 def curve() -> Curve:
     return Curve.of(NODE, 4000)
+
+
+def fluid(curve: Curve, trace: Trace, scaler: Autoscaler, **keys: Any) -> Story:
+    """The fleet as a fluid; what its servers use is not looked at here."""
+    unused = np.zeros(curve.rates.size)
+    return run_fleet(curve, trace, scaler, PLATFORM, cores_at=unused, requested_cores=1, **keys)
 
 
 def exact(trace: Trace, scaler: Autoscaler, start: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,15 +61,12 @@ def test_a_fleet_is_the_sum_of_its_requests(curve: Curve) -> None:
         "ramp", np.concatenate([np.full(120, 60.0), np.linspace(60, 400, 240), np.full(240, 400.0)])
     )
     latency, ready = exact(trace, make_scaler("keda-rate:40", Bounds(least=2)), 2, seed=1)
-    story = run_fleet(
+    story = fluid(
         curve,
         trace,
         make_scaler("keda-rate:40", Bounds(least=2)),
-        PLATFORM,
         start=2,
         objective_s=0.3,
-        cores_at=np.zeros(curve.rates.size),
-        requested_cores=1,
         looking=Looking(window_s=30, lag_s=0),
     )
     assert story.failed_share == 0
@@ -77,15 +82,12 @@ def test_a_burst_beyond_the_capacity_waits_as_long_as_it_must(curve: Curve) -> N
     capacity = curve.capacity
     trace = Trace("burst", np.concatenate([np.full(30, 0.4), np.full(10, 2.0), np.full(60, 0.4)]) * capacity)
     latency, _ = exact(trace, make_scaler("fixed:1", Bounds()), 1, seed=2)
-    story = run_fleet(
+    story = fluid(
         curve,
         trace,
         make_scaler("fixed:1", Bounds()),
-        PLATFORM,
         start=1,
         objective_s=1.0,
-        cores_at=np.zeros(curve.rates.size),
-        requested_cores=1,
         timeout_s=100,
     )
     assert story.p99_s == pytest.approx(float(np.percentile(latency, 99)), rel=0.2)
@@ -96,15 +98,12 @@ def test_a_burst_beyond_the_capacity_waits_as_long_as_it_must(curve: Curve) -> N
 
 def test_callers_who_would_wait_too_long_have_failed(curve: Curve) -> None:
     trace = Trace("flood", np.full(60, 3 * curve.capacity))
-    story = run_fleet(
+    story = fluid(
         curve,
         trace,
         make_scaler("fixed:1", Bounds()),
-        PLATFORM,
         start=1,
         objective_s=1.0,
-        cores_at=np.zeros(curve.rates.size),
-        requested_cores=1,
         timeout_s=5,
     )
     # A third is served, and 5 s of it wait at the end.
@@ -115,15 +114,12 @@ def test_callers_who_would_wait_too_long_have_failed(curve: Curve) -> None:
 @pytest.mark.parametrize("holds", [False, True])
 def test_nobody_is_there_until_the_first_request_woke_them(curve: Curve, holds: bool) -> None:
     trace = Trace("wake", np.concatenate([np.zeros(60), np.full(240, 5.0)]), recorded=True)
-    story = run_fleet(
+    story = fluid(
         curve,
         trace,
         make_scaler("keda-rate:40", Bounds(least=0)),
-        PLATFORM,
         start=0,
         objective_s=1.0,
-        cores_at=np.zeros(curve.rates.size),
-        requested_cores=1,
         holds=holds,
         timeout_s=120,
     )

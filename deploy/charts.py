@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from tritonforge.errors import TritonForgeError, UsageError
+from deploy.helm_process import HelmError, render_files
+from tritonforge.errors import TritonForgeError
 
 CHART = Path(__file__).parent / "helm" / "tritonforge"
 # Values with which tests and continuous integration render the chart: nothing for who installs it.
@@ -46,15 +47,8 @@ def render_chart(values: Mapping[str, Any], release: str, namespace: str) -> tup
         ChartError: The chart refuses the values.
     """
     try:
-        import helm_python
-    except ImportError as error:
-        raise UsageError(
-            "rendering the chart needs Helm's library", mend="pip install 'tritonforge[deploy]'"
-        ) from error
-    try:
-        with helm_python.Chart.load(CHART) as chart:
-            files = chart.render(dict(values), name=release, namespace=namespace)
-    except helm_python.HelmError as error:
+        files = render_files(CHART, values, release, namespace)
+    except HelmError as error:
         raise ChartError(
             f"the chart refuses these values: {error}",
             where=str(CHART),

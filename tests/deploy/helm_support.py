@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import helm_python
 import kubernetes_validate
 import yaml
 from kubernetes_validate import utils
@@ -17,6 +16,7 @@ from packaging.version import Version
 
 from deploy.charts import CHART
 from deploy.deployment import Deployment, Resources, ServedModel, Source
+from deploy.helm_process import render_files
 
 OLDEST = Version("1.28")
 # Each is there twice, strict and not.
@@ -56,8 +56,7 @@ def over(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def render(values: dict[str, Any], release: str = "minilm", namespace: str = "inference") -> list[Manifest]:
     """All objects, test hooks too."""
-    with helm_python.Chart.load(CHART) as chart:
-        files = chart.render(values, name=release, namespace=namespace)
+    files = render_files(CHART, values, release, namespace)
     return [each for path, text in files.items() if path.endswith(".yaml") for each in documents(text)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import shutil
 import subprocess
 import sys
@@ -11,12 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import helm_python
 import pytest
 import yaml
 
+from deploy import helm_process
 from deploy.charts import ChartError, chart_files, render_chart
 from deploy.deployment import Canary, Source
+from deploy.helm_process import render_files
 from deploy.render import render as write
 from deploy.targets.helm import OVERLAYS, components, render, values_of
 from gateway.config.load import load_config
@@ -103,10 +103,9 @@ def test_the_rendered_chart_is_the_chart(tmp_path: Path) -> None:
     output = rendered(tmp_path)
     for layers in (["values.yaml"], ["values.yaml", "values-monitoring.yaml"]):
         values: dict[str, Any] = {}
-        with helm_python.Chart.load(output / "chart" / "tritonforge") as chart:
-            for layer in layers:
-                values = _over(values, yaml.safe_load((output / layer).read_text()))
-            files = chart.render(values, name="search", namespace="tritonforge")
+        for layer in layers:
+            values = _over(values, yaml.safe_load((output / layer).read_text()))
+        files = render_files(output / "chart" / "tritonforge", values, "search", "tritonforge")
         manifests = [
             each for path, text in files.items() if path.endswith(".yaml") for each in documents(text)
         ]
@@ -263,14 +262,8 @@ def test_values_that_the_chart_refuses_are_named() -> None:
 
 
 def test_without_helms_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any, **keywords: Any) -> Any:
-        if name == "helm_python":
-            raise ImportError(name)
-        return real(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    helm_process._child.cache_clear()
+    monkeypatch.setattr(helm_process, "find_spec", lambda name: None)
     with pytest.raises(UsageError) as caught:
         render(deployment())
     assert "tritonforge[deploy]" in str(caught.value)

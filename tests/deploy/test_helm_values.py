@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
-import helm_python
 import pytest
 import yaml
 
 from deploy.charts import CHART
+from deploy.helm_process import HelmError
 from tests.deploy.helm_support import VERSIONS, case, judge, one, over, pods, render
 
 REFUSED_BY_SCHEMA: dict[str, dict[str, Any]] = {
@@ -68,7 +69,7 @@ REFUSED_BY_TEMPLATES: dict[str, dict[str, Any]] = {
 
 
 def refusal(values: dict[str, Any]) -> str:
-    with pytest.raises(helm_python.HelmError) as caught:
+    with pytest.raises(HelmError) as caught:
         render(over(case("minimal"), values))
     return str(caught.value)
 
@@ -88,10 +89,8 @@ def test_what_could_not_run_is_refused_with_words(words: str) -> None:
 
 def test_every_value_is_in_the_schema_and_every_key_of_the_schema_is_a_value() -> None:
     """So that neither a default nor a word of the schema is stale."""
-    with helm_python.Chart.load(CHART) as chart:
-        schema = chart.schema
-        values = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert schema is not None
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
     lost: list[str] = []
 
     def compare(part: dict[str, Any], value: object, path: str) -> None:

@@ -21,9 +21,9 @@ import kubernetes_validate
 import pytest
 import tritonclient.grpc
 import yaml
-from helm_python.chart import Chart
 
 from clients import Client
+from deploy.helm_process import render_files
 from gateway.config import GatewayConfig
 from gateway.config.load import parse_config
 from gateway.control.background import gateway_in_background
@@ -59,9 +59,7 @@ def values(region: str) -> dict[str, Any]:
 
 def rendered(region: str) -> list[dict[str, Any]]:
     """What Helm would install for a region, by the chart and its values."""
-    files = Chart.load(str(CHART)).render(
-        {**values(region), **SOURCE}, name="tritonforge", namespace="inference"
-    )
+    files = render_files(CHART, {**values(region), **SOURCE}, "tritonforge", "inference")
     texts = [text for name, text in files.items() if name.endswith(".yaml")]
     return [each for text in texts for each in yaml.safe_load_all(text) if isinstance(each, dict)]
 

@@ -12,7 +12,7 @@ from gateway.config import GatewayConfig
 from gateway.control.supervisor import Gateway
 from gateway.errors import GatewayError
 
-_LIMIT_S = 90.0  # its start and its stop have bounds of their own, which come first
+_LIMIT_S = 180.0  # its start and its stop have bounds of their own, which come first
 
 
 @contextmanager

@@ -41,7 +41,7 @@ _ACCESS_LOG_MS = "1000"
 _END_GRACE_S = 5.0
 _POLL_S = 0.1
 _RESTART_S = (0.2, 5.0)
-_KEYS_S = 5.0
+_KEYS_S = 20.0
 _KEYS_READ = r"^http\.door\.jwt_authn\.jwks_fetch_success$"
 _DOOR_REQUESTS = r"^http\.door\.downstream_rq_active$"
 
@@ -107,7 +107,7 @@ class Gateway:
         """Stop: requests in flight are answered first."""
         await self.stop()
 
-    async def start(self, timeout_s: float = 30.0) -> None:
+    async def start(self, timeout_s: float = 120.0) -> None:
         """Start everything and wait until ``/health`` answers through the door.
 
         Raises:

@@ -23,7 +23,7 @@ logger = structlog.get_logger(__name__)
 _PREFIX = "tritonforge"
 _CONNECTIONS = 32
 _PROBE_INTERVAL_S = 1.0
-_SOCKET_TIMEOUT_S = 0.5  # a call that nobody waits for any more ends by itself, and gives its connection back
+_SOCKET_TIMEOUT_S = 0.5  # or longer, where calls may take longer
 
 
 class RedisUnavailableError(Exception):
@@ -46,12 +46,14 @@ class RedisLink:
     def __init__(self, url: str, timeout_s: float) -> None:
         """Prepare the pool, and ask whether Redis is there; needs a running event loop."""
         self._timeout_s = timeout_s
+        # A call that nobody waits for any more ends by itself, and gives its connection back.
+        longest_s = max(timeout_s, _SOCKET_TIMEOUT_S)
         self._pool = redis.asyncio.BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
-            timeout=_SOCKET_TIMEOUT_S,
-            socket_connect_timeout=_SOCKET_TIMEOUT_S,
-            socket_timeout=_SOCKET_TIMEOUT_S,
+            timeout=longest_s,
+            socket_connect_timeout=longest_s,
+            socket_timeout=longest_s,
             client_name=_PREFIX,
         )
         self.storage = RedisStorage(

@@ -98,7 +98,9 @@ def facade_app(triton: TritonServer) -> FacadeApp:
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://door", headers=ALICE) as client,
+            httpx.AsyncClient(
+                transport=transport, base_url="http://door", headers=ALICE, timeout=60
+            ) as client,
         ):
             yield RunningApp(app, client)
 
@@ -152,7 +154,7 @@ def open_door(servers: Sequence[TritonServer], folder: Path, **sections: Any) ->
         standard = {
             "iss": ISSUER,
             "aud": AUDIENCE,
-            "exp": int(time.time()) + 600,
+            "exp": int(time.time()) + 3600,
             "scope": scopes,
             "sub": "alice",
         }
@@ -193,7 +195,7 @@ def run_in_thread(gateway: Gateway) -> Iterator[Gateway]:
     thread.start()
 
     def run(work: Coroutine[Any, Any, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(work, loop).result(90)
+        asyncio.run_coroutine_threadsafe(work, loop).result(180)
 
     try:
         run(gateway.__aenter__())
@@ -203,7 +205,7 @@ def run_in_thread(gateway: Gateway) -> Iterator[Gateway]:
             run(gateway.stop())
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 

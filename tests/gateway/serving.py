@@ -62,4 +62,4 @@ def serve_facade(target: str, config: GatewayConfig | None = None) -> Iterator[s
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)

@@ -51,17 +51,22 @@ class EchoDoor:
 
     def client(self, token: str | None = None, **options: Any) -> httpx.Client:
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=15, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False, **options)
 
     def admin(self, path: str) -> str:
         transport = httpx.HTTPTransport(uds=str(self.paths.admin))
-        with httpx.Client(transport=transport, base_url="http://envoy") as client:
+        with httpx.Client(transport=transport, base_url="http://envoy", timeout=60) as client:
             return client.get(path).text
 
 
 def mint(scopes: str = ALL_SCOPES, secret: str = SECRET, **claims: Any) -> str:
     """A development token."""
-    standard = {"iss": "tritonforge-dev", "aud": "tritonforge", "sub": "alice", "exp": int(time.time()) + 600}
+    standard = {
+        "iss": "tritonforge-dev",
+        "aud": "tritonforge",
+        "sub": "alice",
+        "exp": int(time.time()) + 3600,
+    }
     return jwt.encode({"alg": "HS256"}, standard | {"scope": scopes} | claims, OctKey.import_key(secret))
 
 
@@ -116,16 +121,21 @@ def _envoy(config: GatewayConfig, paths: RunPaths) -> Iterator[Path]:
     try:
         transport = httpx.HTTPTransport(uds=str(paths.admin))
         with httpx.Client(transport=transport, base_url="http://envoy") as client:
-            for _ in range(200):
-                assert process.poll() is None, log.read_text()[-3000:]
-                with contextlib.suppress(httpx.TransportError):
-                    if client.get("/ready").text.strip() == "LIVE":
-                        break
+            deadline = time.monotonic() + 60
+            while not _is_live(client):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.05)
         yield log
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
+
+
+def _is_live(admin: httpx.Client) -> bool:
+    try:
+        return admin.get("/ready").text.strip() == "LIVE"
+    except httpx.TransportError:
+        return False
 
 
 @contextlib.contextmanager
@@ -151,7 +161,7 @@ def _upstream(paths: RunPaths, port: int) -> Iterator[None]:
         for server in servers:
             server.should_exit = True
             server.force_exit = True
-        thread.join(10)
+        thread.join(60)
 
 
 async def _echo(scope: Scope, receive: Receive, send: Send) -> None:

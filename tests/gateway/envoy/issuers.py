@@ -44,7 +44,7 @@ def publish(path: Path, *keys: Key, more: tuple[dict[str, str], ...] = ()) -> No
 def claims(**changed: Any) -> dict[str, Any]:
     """Of alice, who may do everything; None leaves one out."""
     now = int(time.time())
-    standard = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": now + 600, "scope": ALL_SCOPES}
+    standard = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": now + 3600, "scope": ALL_SCOPES}
     return {name: value for name, value in (standard | changed).items() if value is not None}
 
 

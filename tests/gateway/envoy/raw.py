@@ -9,7 +9,7 @@ import time
 from tests.gateway.envoy.echo_door import EchoDoor
 
 
-def send(door: EchoDoor, data: bytes, timeout_s: float = 10) -> bytes:
+def send(door: EchoDoor, data: bytes, timeout_s: float = 60) -> bytes:
     """Send bytes, and give all that comes back until the other side closes, or a whole answer is there."""
     with socket.create_connection(("127.0.0.1", door.port), timeout=timeout_s) as connection:
         connection.sendall(data)

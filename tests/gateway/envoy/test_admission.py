@@ -26,11 +26,11 @@ def test_raw_requests_count_in_the_shared_limits(
     redis = Redis(tmp_path)
     redis.start()
     monkeypatch.setenv("TRITONFORGE_REDIS_URL", redis.url)
-    limits = {"shared": {"requests_per_minute": 4}, "address": None}
+    limits = {"shared": {"requests_per_minute": 4, "timeout_ms": 20_000}, "address": None}
     try:
         with open_door([triton], tmp_path, limits=limits) as door:
             headers = door.headers()
-            with httpx.Client(base_url=door.url, headers=headers) as client:
+            with httpx.Client(base_url=door.url, headers=headers, timeout=60) as client:
                 assert client.post("/embed", json={"text": "a", "model": "embed"}).status_code == 200
                 answers = [client.get("/v2/models/embed") for _ in range(4)]
             assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
@@ -42,12 +42,12 @@ def test_raw_requests_count_in_the_shared_limits(
             with grpc.insecure_channel(door.address, [("grpc.enable_http_proxy", 0)]) as channel:
                 stub = GRPCInferenceServiceStub(channel)
                 with pytest.raises(grpc.RpcError) as error:
-                    stub.ServerLive(service_pb2.ServerLiveRequest(), metadata=[*headers.items()], timeout=5)
+                    stub.ServerLive(service_pb2.ServerLiveRequest(), metadata=[*headers.items()], timeout=60)
                 assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert b"rate_limited" in rpc_status.from_call(error.value).details[0].value
                 # Another caller is not hit.
                 others = [*door.headers(subject="bob").items()]
-                assert stub.ServerLive(service_pb2.ServerLiveRequest(), metadata=others, timeout=5).live
+                assert stub.ServerLive(service_pb2.ServerLiveRequest(), metadata=others, timeout=60).live
     finally:
         redis.kill()
 

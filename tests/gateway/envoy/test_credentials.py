@@ -83,7 +83,7 @@ def whole(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def _wait_for_keys(door: Door, tokens: list[str]) -> None:
     """The door is open before it knows the issuers' keys."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not all(rest(door, None, bearer(token)) == "ok" for token in tokens):
         assert time.monotonic() < deadline, door.log.read_text()[-3000:]
         time.sleep(0.2)
@@ -97,17 +97,21 @@ def bearer(token: str) -> Headers:
 
 
 def rest(door: Door, channel: grpc.Channel | None, headers: Headers) -> str:
-    answer = httpx.post(f"{door.url}/embed", headers=headers, json={"text": "a", "model": "embed"})
+    answer = httpx.post(
+        f"{door.url}/embed", headers=headers, json={"text": "a", "model": "embed"}, timeout=60
+    )
     return "ok" if answer.status_code == 200 else _code(answer)
 
 
 def openai(door: Door, channel: grpc.Channel, headers: Headers) -> str:
-    answer = httpx.post(f"{door.url}/v1/embeddings", headers=headers, json={"input": "a", "model": "embed"})
+    answer = httpx.post(
+        f"{door.url}/v1/embeddings", headers=headers, json={"input": "a", "model": "embed"}, timeout=60
+    )
     return "ok" if answer.status_code == 200 else _code(answer)
 
 
 def raw_http(door: Door, channel: grpc.Channel, headers: Headers) -> str:
-    answer = httpx.get(f"{door.url}/v2/models/embed/ready", headers=headers)
+    answer = httpx.get(f"{door.url}/v2/models/embed/ready", headers=headers, timeout=60)
     return "ok" if answer.status_code == 200 else _code(answer)
 
 
@@ -119,19 +123,19 @@ def _code(answer: httpx.Response) -> str:
 
 def grpc_service(door: Door, channel: grpc.Channel, headers: Headers) -> str:
     request = proto.PredictRequest(model="embed", embedding=proto.EmbeddingInput(text="a"))
-    return _grpc(lambda: ModelServiceStub(channel).Predict(request, timeout=10, metadata=[*headers.items()]))
+    return _grpc(lambda: ModelServiceStub(channel).Predict(request, timeout=60, metadata=[*headers.items()]))
 
 
 def raw_grpc(door: Door, channel: grpc.Channel, headers: Headers) -> str:
     request = text_request("embed", "", ["a"], ["embedding"])
     stub = GRPCInferenceServiceStub(channel)
-    return _grpc(lambda: stub.ModelInfer(request, timeout=10, metadata=[*headers.items()]))
+    return _grpc(lambda: stub.ModelInfer(request, timeout=60, metadata=[*headers.items()]))
 
 
 def raw_grpc_stream(door: Door, channel: grpc.Channel, headers: Headers) -> str:
     requests = iter([text_request("embed", "", ["a"], ["embedding"])])
     stub = GRPCInferenceServiceStub(channel)
-    return _grpc(lambda: list(stub.ModelStreamInfer(requests, timeout=10, metadata=[*headers.items()])))
+    return _grpc(lambda: list(stub.ModelStreamInfer(requests, timeout=60, metadata=[*headers.items()])))
 
 
 def _grpc(call: Callable[[], object]) -> str:
@@ -268,7 +272,7 @@ def test_the_model_of_a_message_cannot_be_hidden(whole: Issuers) -> None:
 
     def call(message: bytes) -> str:
         call = whole.channel.unary_unary(method)
-        return _grpc(lambda: call(message, metadata=metadata, timeout=10))
+        return _grpc(lambda: call(message, metadata=metadata, timeout=60))
 
     def field(name: bytes) -> bytes:
         return bytes([0x0A, len(name)]) + name
@@ -289,7 +293,7 @@ def test_the_model_of_a_message_cannot_be_hidden(whole: Issuers) -> None:
     two = whole.channel.stream_unary(method)
     with contextlib.suppress(grpc.RpcError):
         answer = service_pb2.ModelMetadataResponse.FromString(
-            two(iter([field(b"embed"), field(b"sort")]), metadata=metadata, timeout=10)
+            two(iter([field(b"embed"), field(b"sort")]), metadata=metadata, timeout=60)
         )
         assert answer.name == "embed"
 
@@ -307,20 +311,20 @@ def test_what_changes_a_server_is_open_to_nobody(whole: Issuers) -> None:
         (stub.LogSettings, service_pb2.LogSettingsRequest()),
     ):
         with pytest.raises(grpc.RpcError) as error:
-            call(request, metadata=metadata, timeout=10)
+            call(request, metadata=metadata, timeout=60)
         assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
         assert rpc_status.from_call(error.value).message == "there is nothing at this path"
 
 
 def test_health_is_open_over_grpc_too_and_reflection_is_not(whole: Issuers) -> None:
     health = health_pb2_grpc.HealthStub(whole.channel)
-    assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1
+    assert health.Check(health_pb2.HealthCheckRequest(), timeout=60).status == 1
     method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     ask = whole.channel.stream_stream(method)
     listing = b"\x3a\x00"  # list_services
-    assert _grpc(lambda: list(ask(iter([listing]), timeout=10))) == "unauthenticated"
+    assert _grpc(lambda: list(ask(iter([listing]), timeout=60))) == "unauthenticated"
     metadata = [*bearer(sign(whole.rsa, scope="")).items()]
-    answers = list(ask(iter([listing]), metadata=metadata, timeout=10))
+    answers = list(ask(iter([listing]), metadata=metadata, timeout=60))
     assert b"tritonforge.v1.ModelService" in answers[0]
 
 
@@ -333,7 +337,7 @@ def test_keys_of_issuers_rotate_without_a_restart(whole: Issuers) -> None:
     web = {"iss": "https://web.example.com"}
     tokens = {"file": (sign(new), sign(whole.rsa)), "web": (sign(new_web, **web), sign(whole.web, **web))}
     while tokens:
-        assert time.monotonic() - started < 15, tokens.keys()
+        assert time.monotonic() - started < 120, tokens.keys()
         for name, (now, before) in list(tokens.items()):
             if rest(whole.door, None, bearer(now)) == "ok":
                 assert rest(whole.door, None, bearer(before)) == "unauthenticated"

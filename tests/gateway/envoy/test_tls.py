@@ -41,7 +41,7 @@ class Locked:
     def serial(self) -> int:
         """Of the certificate that the door shows."""
         with (
-            socket.create_connection(("127.0.0.1", self.door.port), timeout=5) as plain,
+            socket.create_connection(("127.0.0.1", self.door.port), timeout=60) as plain,
             self.context().wrap_socket(plain, server_hostname="127.0.0.1") as secure,
         ):
             shown = secure.getpeercert(binary_form=True)
@@ -58,7 +58,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     certificate, key = authority.issue(folder, "door")
     mine, my_key = authority.issue(folder, "caller")
     tls = {"certificate": str(certificate), "key": str(key), "client_ca": str(folder / "clients.pem")}
-    with echo_door(listen={"tls": tls, "headers_timeout_s": 1}) as door:
+    with echo_door(listen={"tls": tls, "headers_timeout_s": 2}) as door:
         yield Locked(door, authority, folder, mine, my_key)
 
 
@@ -83,13 +83,13 @@ def test_grpc_and_http2_by_the_same_port(locked: Locked) -> None:
     )
     with grpc.secure_channel(f"127.0.0.1:{locked.door.port}", credentials) as channel:
         with pytest.raises(grpc.RpcError) as error:
-            GRPCInferenceServiceStub(channel).ServerLive(service_pb2.ServerLiveRequest(), timeout=5)
+            GRPCInferenceServiceStub(channel).ServerLive(service_pb2.ServerLiveRequest(), timeout=60)
         assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
     context = locked.context()
     for offered in ("h2", "http/1.1"):
         context.set_alpn_protocols([offered])
         with (
-            socket.create_connection(("127.0.0.1", locked.door.port), timeout=5) as plain,
+            socket.create_connection(("127.0.0.1", locked.door.port), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
         ):
             assert secure.selected_alpn_protocol() == offered
@@ -103,20 +103,23 @@ def test_old_versions_are_not_spoken(locked: Locked) -> None:
     context.maximum_version = ssl.TLSVersion.TLSv1_1
     where = ("127.0.0.1", locked.door.port)
     # The door's own word, not this side's.
-    with socket.create_connection(where, timeout=5) as plain, pytest.raises(ssl.SSLError, match=r"(?i)alert"):
+    with (
+        socket.create_connection(where, timeout=60) as plain,
+        pytest.raises(ssl.SSLError, match=r"(?i)alert"),
+    ):
         context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 def test_a_handshake_that_never_ends_is_cut(locked: Locked) -> None:
-    with socket.create_connection(("127.0.0.1", locked.door.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", locked.door.port), timeout=60) as connection:
         connection.sendall(b"\x16\x03\x01\x02\x00\x01")
-        assert raw.seconds_until_closed(connection) < 3
+        assert raw.seconds_until_closed(connection) < 8  # by default it would be ten
 
 
 def test_a_new_certificate_is_shown_without_a_restart(locked: Locked) -> None:
     before = locked.serial()
     locked.authority.issue(locked.folder, "door")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while locked.serial() == before:
         assert time.monotonic() < deadline, "the old certificate is still shown"
         time.sleep(0.1)
@@ -130,7 +133,7 @@ def test_a_new_authority_of_callers_counts_without_a_restart(locked: Locked, tmp
     (locked.folder / "clients.new").replace(old)
     theirs = locked.context(certified=False)
     theirs.load_cert_chain(*other.issue(tmp_path, "new-caller"))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     try:
         while True:
             with locked.door.client(verify=theirs) as client:

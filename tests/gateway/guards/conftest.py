@@ -42,7 +42,7 @@ class Redis:
         assert self.process.stdin is not None
         self.process.stdin.write(settings.encode())
         self.process.stdin.close()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 0.2).close()
@@ -58,7 +58,7 @@ class Redis:
     def kill(self) -> None:
         if self.process is not None:
             self.signal(signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(60)
             self.process = None
 
 
@@ -84,5 +84,5 @@ def guarded_redis(tmp_path: Path) -> Iterator[Redis]:
 
 @pytest.fixture
 def call_of() -> Callable[[str], Call]:
-    """A request of somebody, with half a minute to go."""
-    return lambda subject: Call(Identity(subject, frozenset()), time.monotonic() + 30)
+    """A request of somebody, with two minutes to go."""
+    return lambda subject: Call(Identity(subject, frozenset()), time.monotonic() + 120)

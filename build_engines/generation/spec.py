@@ -13,6 +13,7 @@ from tritonforge.recipe import GeneratorEngine, Recipe
 _CONTEXT_FALLBACK = 2048
 _USUAL_LENGTH = 512  # tokens of prompt and answer, to size the KV cache by
 _MIB = 1 << 20
+BF16_HEAD = 32  # what an AMX tile takes of a row in bfloat16; seen with OpenVINO 2026.4
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,16 @@ def settle_generator(recipe: Recipe, facts: ModelFacts, engine: GeneratorEngine)
     """Settle lengths, and precision and size of the KV cache.
 
     Raises:
-        RecipeError: If the recipe asks for longer sequences than the model or the cache can hold.
+        RecipeError: If the recipe asks for longer sequences than the model or the cache can hold, or for
+            bfloat16 where the heads are too small.
     """
+    if engine == "openvino-genai" and recipe.generation.compute == "bf16" and facts.head_dim < BF16_HEAD:
+        raise RecipeError(
+            f"OpenVINO computes heads of {BF16_HEAD} and more in bfloat16, and the model's have "
+            f"{facts.head_dim}: on a processor with AMX the server would end with a division by zero",
+            where="generation.compute",
+            mend="leave it on f32",
+        )
     notes: list[str] = []
     max_length = _max_length(recipe, facts, notes)
     precision = _kv_precision(recipe, engine)

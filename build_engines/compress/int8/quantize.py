@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from build_engines.compress.int8.probes import Slices, divide
 from build_engines.compress.int8.ranges import candidate_ranges
 from build_engines.compress.int8.report import LayerRow, QuantizationReport
 from build_engines.compress.int8.rewrite import Rewriter
-from build_engines.compress.int8.search import GroupSearch, Plan
+from build_engines.compress.int8.search import GroupSearch, Plan, Tried
 from build_engines.compress.int8.select import Score, Selector, score
 from build_engines.compress.int8.session import Batches, GraphSession, save_model
 from build_engines.compress.int8.survey import Survey, centre_of, sample_observation, survey
@@ -117,6 +117,7 @@ class _Job:
     progress: Callable[[str], None]
     seconds: dict[str, float]
     notes: list[str]
+    tried: dict[str, Tried] = field(default_factory=dict)  # by group: searches come back to some
 
     def run(self, target: Path) -> QuantizationReport:
         """All stages."""
@@ -267,7 +268,8 @@ class _Job:
         """The search of one group, and the channel maxima of the judging text."""
         view, other = fitted[group.source], judged[group.source]
         rows = other.sample if view.centre is None else other.sample - view.centre
-        return GroupSearch(self.graph, group, view, rows, self.number), other.peaks(view.centre)
+        tried = self.tried.setdefault(group.name, {})
+        return GroupSearch(self.graph, group, view, rows, self.number, tried), other.peaks(view.centre)
 
     def _rewrite(
         self, chosen: Sequence[Plan], linears: Sequence[Linear], expected: NDArray[np.float32]

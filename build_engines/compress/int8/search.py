@@ -48,6 +48,10 @@ class Plan:
     error: float
 
 
+Tried = dict[tuple[float | None, str], Plan]
+"""Plans by alpha and method."""
+
+
 class GroupSearch:
     """Tries settings of one group on sampled rows of its input.
 
@@ -58,12 +62,20 @@ class GroupSearch:
         sample: float32 [rows, K], rows of other text, centred alike, by which settings are judged:
             what was not seen before shows which ranges are too tight.
         number: Format to quantize to.
+        tried: What an earlier search of the same group on the same rows found; this one adds to it.
     """
 
     def __init__(
-        self, graph: Graph, group: Group, observation: Observation, sample: FloatArray, number: Number
+        self,
+        graph: Graph,
+        group: Group,
+        observation: Observation,
+        sample: FloatArray,
+        number: Number,
+        tried: Tried | None = None,
     ) -> None:
         """Compute the reference outputs."""
+        self._tried: Tried = {} if tried is None else tried
         self.group = group
         self.number = number
         self.observation = observation
@@ -120,37 +132,52 @@ class GroupSearch:
 
     def plan(self, alpha: float | None, method: str) -> Plan:
         """The best range for one alpha."""
+        if (alpha, method) not in self._tried:
+            self._try(alpha, method)
+        return self._tried[alpha, method]
+
+    def _try(self, alpha: float | None, method: str) -> None:
+        """Find :meth:`plan`; what ``auto`` tries includes what ``max`` would."""
         smooth = None if alpha is None else self.migration(alpha)
-        counts, top = self.observation.histogram.merged(smooth)
-        ranges = candidate_ranges(counts, top, self.number, method)
-        weight, scales = self.quantized_weights(smooth)
-        rows = self.rows if smooth is None else self.rows / smooth
-        errors = {
-            name: self._error(self.number.fake(rows, np.float32(r / self.number.limit)) @ weight)
-            for name, r in ranges.items()
+        seen = self.observation.histogram
+        # The largest magnitude needs no histogram.
+        counts, top = (np.zeros(0), seen.top(smooth)) if method == "max" else seen.merged(smooth)
+        scales = {
+            name: np.float32(found / self.number.limit)
+            for name, found in candidate_ranges(counts, top, self.number, method).items()
         }
-        name = min(errors, key=lambda key: errors[key])
+        weight, weight_scales = self.quantized_weights(smooth)
+        rows = self.rows if smooth is None else self.rows / smooth
+        # Several methods often agree.
+        errors = {
+            scale: self._error(self.number.fake(rows, scale) @ weight)
+            for scale in dict.fromkeys(scales.values())
+        }
+        best = min(scales, key=lambda name: errors[scales[name]])
         # Clipping has to earn it: text that was never seen overflows a clipped range first.
-        if "max" in errors and errors["max"] <= _CLIP_GAIN * errors[name]:
-            name = "max"
-        return Plan(
-            group=self.group,
-            alpha=alpha,
-            smooth=smooth,
-            centre=self.observation.centre,
-            method=name,
-            scale=float(np.float32(ranges[name] / self.number.limit)),
-            weight_scales=scales,
-            shifts={},
-            error=errors[name],
-        )
+        if "max" in scales and errors[scales["max"]] <= _CLIP_GAIN * errors[scales[best]]:
+            best = "max"
+        for asked, name in {method: best, **({"max": "max"} if "max" in scales else {})}.items():
+            self._tried[alpha, asked] = Plan(
+                group=self.group,
+                alpha=alpha,
+                smooth=smooth,
+                centre=self.observation.centre,
+                method=name,
+                scale=float(scales[name]),
+                weight_scales=weight_scales,
+                shifts={},
+                error=errors[scales[name]],
+            )
 
     def corrected(self, plan: Plan) -> Plan:
         """The plan with the mean error of each output channel to be added to the bias.
 
         Bias correction of Nagel et al. 2019 (arXiv:1906.04721), with the error measured on data.
         """
-        weight, _ = self.quantized_weights(plan.smooth)
+        weight = np.concatenate(
+            [self._rounded(name, plan.smooth, plan.weight_scales[name]) for name in self.weights], axis=1
+        )
         rows = self.rows if plan.smooth is None else self.rows / plan.smooth
         outputs = self.number.fake(rows, np.float32(plan.scale)) @ weight
         weights = self._row_weights / self._row_weights.sum()
@@ -186,6 +213,11 @@ class GroupSearch:
             scales[name] = weight_scales(moved, moments, self.number)
             found.append(self.number.fake(moved, scales[name][None, :]))
         return np.concatenate(found, axis=1), scales
+
+    def _rounded(self, name: str, smooth: FloatArray | None, scales: FloatArray) -> FloatArray:
+        """Dequantized weight of one layer [K, N] for scales that were found before."""
+        weight = self.weights[name]
+        return self.number.fake(weight if smooth is None else weight * smooth[:, None], scales[None, :])
 
     def _error(self, outputs: FloatArray) -> float:
         """Relative squared error of the rows: their mean, and a part of the worst.

@@ -14,6 +14,8 @@ import pytest
 TOGETHER = {
     "architectures": (
         "tests/build_engines/test_architectures.py",
+        "tests/build_engines/compress/",
+        "tests/build_engines/engines/tensorrt/test_engine.py",
         "tests/build_engines/estimate/test_architecture.py",
         "tests/e2e/test_architectures_served.py",
     ),

@@ -1,30 +1,40 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
+from build_engines.pipeline import build, make_context
+
+NAME = "bert-compressed"
 ENGINES = ["onnxruntime", "openvino"]
 
 
 @pytest.fixture(scope="session")
 def compressed(
-    tiny_build: Callable[..., Any], build_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+    tiny_build: Callable[..., Any],
+    build_recipe: Callable[..., Any],
+    build_root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Any]:
-    """The tiny model in another precision beside fp32, built as far as it is checked."""
-    recipe = tiny_build("bert", "embedding").context.recipe
-    made: dict[str, Any] = {}
+    """The tiny model in another precision beside fp32, built as far as it is checked.
 
-    def build(precision: str) -> Any:
-        if precision not in made:
-            keys = {**recipe.model_dump(), "precision": precision, "name": f"bert-{precision}"}
-            made[precision] = build_recipe(into=tmp_path_factory.mktemp("x"), until="check", **keys)
-        return made[precision]
+    All over one store of artefacts: only what differs is made anew.
+    """
+    built = tiny_build("bert", "embedding").context
+    shutil.copytree(built.store.root, build_root / NAME / "artifacts")
 
-    return build
+    @cache
+    def make(precision: str) -> Any:
+        keys = {**built.recipe.model_dump(), "precision": precision, "name": NAME}
+        return build_recipe(into=tmp_path_factory.mktemp("x"), until="check", **keys)
+
+    return make
 
 
 # Random weights of width 32 are a hard case; a trained model loses far less.
@@ -76,18 +86,9 @@ def test_every_linear_layer_is_quantized_by_column(compressed: Callable[[str], A
     assert any(list(scale.dims) == [32] for scale in scales)
 
 
-def test_the_engine_is_told(
-    tiny_build: Callable[..., Any], build_recipe: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_engine_is_told(compressed: Callable[[str], Any], build_root: Path, tmp_path: Path) -> None:
     """A width of 32 gains nothing from INT8, so it is forced."""
-    from build_engines.pipeline import build, make_context
-    from tritonforge.recipe import Recipe
-
-    built = tiny_build("bert", "embedding")
-    keys = {**built.context.recipe.model_dump(), "precision": "int8-dynamic", "name": "bert-told"}
-    context = make_context(
-        Recipe.model_validate(keys), Path("toy.yaml"), tmp_path / "models", tmp_path / "build", force=True
-    )
-    build(context)
-    text = (tmp_path / "models" / "bert-told_engine" / "config.pbtxt").read_text()
+    recipe = compressed("int8-dynamic").context.recipe
+    build(make_context(recipe, Path("toy.yaml"), tmp_path / "models", build_root, force=True))
+    text = (tmp_path / "models" / f"{NAME}_engine" / "config.pbtxt").read_text()
     assert 'string_value: "int8-dynamic"' in text

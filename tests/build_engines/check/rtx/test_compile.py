@@ -56,15 +56,15 @@ def told(path: Path, profile: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-def test_packed_minilm(minilm_onnx: Path, dtype: Any, tmp_path: Path) -> None:
+def test_packed_minilm(short_minilm: Path, dtype: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    to_half(minilm_onnx, path, dtype)
+    to_half(short_minilm, path, dtype)
     assert told(path, MINILM) == ()
     result, audits = judge(path, MINILM)
     assert [build.capability for build in result.builds] == list(BOTH)
     for build, found in zip(result.builds, audits, strict=True):
         assert found.verdict == "pass", found.problems()
-        assert (len(found.fused), len(found.merged)) == (6, 6)
+        assert (len(found.fused), len(found.merged)) == (2, 2)
         assert 0.9 < (build.plan_bytes or 0) / path.stat().st_size < 1.5
 
 
@@ -86,7 +86,7 @@ def quantized(model: onnx.ModelProto, folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("architecture", "task"),
-    [("bert", "classification"), ("bert", "embedding"), ("modernbert", "embedding"), ("qwen3", "embedding")],
+    [("bert", "embedding"), ("modernbert", "classification"), ("qwen3", "embedding")],
 )
 def test_tiny_models(
     export_tiny: Callable[..., Path],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,17 +42,11 @@ Exports = Callable[..., Export]
 
 
 @pytest.fixture(scope="session")
-def export(tiny_model: Callable[..., Path], build_recipe: Callable[..., object], tmp_path_factory) -> Exports:  # type: ignore[no-untyped-def]
-    @cache
-    def make(architecture: str, task: str = "embedding", layout: str = "auto") -> Export:
-        built = build_recipe(  # type: ignore[call-arg]
-            into=tmp_path_factory.mktemp("repository"),
-            until="export",
-            name=f"{architecture}-{task}-{layout}",
-            model=str(tiny_model(architecture, task)),
-            layout=layout,
-        )
-        context = built.context  # type: ignore[attr-defined]
+def export(tiny_build: Callable[[str, str], Any]) -> Exports:
+    """Exports of the builds that tests share: see tests/order.py."""
+
+    def make(architecture: str, task: str = "embedding") -> Export:
+        context = tiny_build(architecture, task).context
         return Export(context.exported, context.settled, context.layout)
 
     return make

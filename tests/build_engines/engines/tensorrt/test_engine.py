@@ -79,17 +79,14 @@ def test_compile(
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops.*:DeprecationWarning")
 def test_a_graph_with_qdq_becomes_int8_among_fp16(
     rtx: ModuleType,
-    tiny_export_context: Callable[..., Any],
     insert_qdq: Callable[..., Any],
     request_for: Callable[..., CompileRequest],
     tmp_path: Path,
 ) -> None:
-    context = tiny_export_context("bert", "embedding")
+    request = request_for(precision="int8")
     quantized = tmp_path / "quantized.onnx"
-    onnx.save(insert_qdq(onnx.load(context.exported)), quantized)
-    request = dataclasses.replace(
-        request_for(precision="int8"), onnx_path=quantized, spec=context.settled, layout=context.layout
-    )
+    onnx.save(insert_qdq(onnx.load(request.onnx_path)), quantized)
+    request = dataclasses.replace(request, onnx_path=quantized)
     ENGINE.compile_with(rtx, ADA, request)
     assert PlanIdentity.read(request.folder / "identity.json").precision == "int8"
     log = (request.notes / "build.log").read_text()

@@ -239,7 +239,10 @@ class AsyncHttpCall:
             if self._response.status != 200:
                 self._parsed(await self._response.read(), str(self._response.status))
         while _EVENT_END not in self._buffer:
-            more: bytes = await self._response.content.readany()
+            try:
+                more: bytes = await self._response.content.readany()
+            except RuntimeError as error:  # so aiohttp says that this side has closed the connection
+                raise ClientError("the client was closed", status="CANCELLED") from error
             if not more:
                 return None
             self._buffer += more

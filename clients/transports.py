@@ -272,6 +272,8 @@ class HttpTransport:
         self, url: str, timeout: float, headers: Mapping[str, str], options: Mapping[str, Any]
     ) -> None:
         """Start the event loop's thread; the first call connects."""
+        self._open = True
+        self._lock = threading.Lock()  # nothing may reach the loop once it is about to stop
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="triton-http-client", daemon=True)
         self._thread.start()
@@ -287,10 +289,11 @@ class HttpTransport:
         self.tensors: Any = self._inner.tensors
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        if self._loop.is_closed():
-            call.close()
-            raise ClientError("the client is closed", status="CANCELLED", hint="make a new one")
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        with self._lock:
+            if not self._open:
+                call.close()
+                raise ClientError("the client is closed", status="CANCELLED", hint="make a new one")
+            future = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -298,15 +301,17 @@ class HttpTransport:
             raise
 
     def _soon(self, action: Callable[[], None]) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(action)
+        with self._lock:
+            if self._open:
+                self._loop.call_soon_threadsafe(action)
 
-    async def _cancel_all(self) -> None:
+    async def _close_all(self) -> None:
         # Streams that other threads still read: on a stopped loop they would wait for ever.
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._inner.close()
 
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -343,8 +348,9 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the connection pool and end the thread."""
+        with self._lock:
+            self._open = False
         try:
-            self._run(self._cancel_all())
-            self._run(self._inner.close())
+            asyncio.run_coroutine_threadsafe(self._close_all(), self._loop).result()
         finally:
             self._stop()

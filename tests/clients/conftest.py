@@ -5,6 +5,7 @@ import inspect
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -126,26 +127,38 @@ def generate(generation: Callable[[Any, str], Generation], kind: Any, protocol: 
     return generation(kind, protocol)
 
 
+@pytest.fixture(scope="session")
+def patiently() -> Callable[[Callable[[float], bool]], None]:
+    """Tries with more and more seconds until there was time for what shall be seen: machines differ."""
+
+    def run(attempt: Callable[[float], bool]) -> None:
+        assert any(attempt(seconds) for seconds in (0.4, 2, 10))
+
+    return run
+
+
 @pytest.fixture
 def nowhere(kind: Any, protocol: str) -> Generation:
     """A driver to a port that is privileged and unused."""
     return Generation("127.0.0.1:1", kind, protocol)
 
 
+@pytest.fixture(scope="session")
+def counts(server: TritonServer) -> Iterator[Callable[[], Counter[str]]]:
+    """How the toy's requests ended and how many go on, by what it says itself."""
+    with Client(server.grpc_url, "toy_generator") as client:
+        yield lambda: Counter(json.loads(client.generate("!counts").text))
+
+
 @pytest.fixture
-def settled(server: TritonServer) -> Callable[[], dict[str, int]]:
-    """How the toy's requests ended, by what it says itself, once no request goes on."""
+def settled(counts: Callable[[], Counter[str]]) -> Callable[[], dict[str, int]]:
+    """The same, once no request goes on."""
 
     def ask() -> dict[str, int]:
-        deadline = time.monotonic() + 20
-        with Client(server.grpc_url, "toy_generator") as client:
-            while True:
-                found = json.loads(client.generate("!counts").text)
-                if not found.get("active") or time.monotonic() > deadline:
-                    return {
-                        name: found.get(name, 0) for name in ("active", "finished", "cancelled", "failed")
-                    }
-                time.sleep(0.05)
+        deadline = time.monotonic() + 120
+        while (found := counts())["active"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return {name: found[name] for name in ("active", "finished", "cancelled", "failed")}
 
     return ask
 

@@ -21,7 +21,7 @@ def run(script: str, *arguments: str) -> str:
         cwd=CLIENTS.parent,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 
 from clients import AsyncClient, Client, ClientError, Piece
 
-SLOW = "!slow 0.1 " + " ".join("abcdefghijklmnopqrstuvwxyz")  # 2.6 s
+WORDS = 600
+SLOW = "!slow 0.1 " + " ".join("abcdefghij" * (WORDS // 10))  # a minute: it is left long before its end
 
 
 def test_close(generate: Any, settled: Any) -> None:
@@ -57,7 +60,9 @@ def test_an_exception_in_the_block(generation: Any, protocol: Any, one_cancelled
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["generate", "stream"])
-def test_cancelling_the_task(generation: Any, protocol: Any, whole: bool, settled: Any) -> None:
+def test_cancelling_the_task(
+    generation: Any, protocol: Any, whole: bool, settled: Any, counts: Callable[[], Counter[str]]
+) -> None:
     async def read(client: AsyncClient) -> None:
         if whole:
             await client.generate(SLOW)
@@ -66,7 +71,8 @@ def test_cancelling_the_task(generation: Any, protocol: Any, whole: bool, settle
 
     async def cancel(client: AsyncClient) -> dict[str, int]:
         task = asyncio.create_task(read(client))
-        await asyncio.sleep(0.5)
+        while not (await asyncio.to_thread(counts))["active"]:
+            assert not task.done()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -81,11 +87,15 @@ def test_cancelling_the_task(generation: Any, protocol: Any, whole: bool, settle
 def test_close_from_another_thread_ends_the_loop(generation: Any, protocol: Any, one_cancelled: Any) -> None:
     def read(client: Client) -> list[Piece]:
         with one_cancelled():
+            found = []
             stream = client.stream(SLOW)
-            threading.Timer(0.5, stream.close).start()
-            return list(stream)
+            for piece in stream:
+                if not found:
+                    threading.Thread(target=stream.close).start()
+                found.append(piece)
+            return found
 
-    assert 0 < len(generation(Client, protocol)(read)) < 26
+    assert 0 < len(generation(Client, protocol)(read)) < WORDS
 
 
 def test_streams_that_are_left_leave_nothing_behind(generation: Any, protocol: Any) -> None:
@@ -98,7 +108,7 @@ def test_streams_that_are_left_leave_nothing_behind(generation: Any, protocol: A
         time.sleep(1)  # gRPC's threads and HTTP's sockets end a moment later
         before = open_things()
         leave(client)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while open_things() > before + 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert open_things() <= before + 2
@@ -113,9 +123,11 @@ def open_things() -> int:
 
 def test_closing_the_client_ends_its_streams(generation: Any, protocol: Any, one_cancelled: Any) -> None:
     def read(client: Client) -> None:
-        threading.Timer(0.5, client.close).start()
+        stream = client.stream(SLOW)
+        next(stream)
+        threading.Thread(target=client.close).start()
         with pytest.raises(ClientError):
-            list(client.stream(SLOW))
+            list(stream)
 
     with one_cancelled():
         generation(Client, protocol)(read)

@@ -104,7 +104,7 @@ def test_many_at_once(served: tuple[TritonServer, str]) -> None:
 
 def test_leaving_a_stream_frees_its_place(client: Client, served: tuple[TritonServer, str]) -> None:
     def counted(reason: str) -> float:
-        page = httpx.get(served[0].metrics_url, trust_env=False).raise_for_status().text
+        page = httpx.get(served[0].metrics_url, timeout=60, trust_env=False).raise_for_status().text
         lines = [x for x in page.splitlines() if "finished_requests_total{" in x and f'"{reason}"' in x]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 

@@ -4,7 +4,7 @@ The numbers are a pure function of the text's bytes, so that a test can compute 
 that begins with ``!`` is an order (used by one request at a time):
 
 ``!unavailable K ID``  answer UNAVAILABLE to the first K requests that carry this ID
-``!sleep S``           take S seconds
+``!until PATH``        write PATH.begun, then take until there is a file PATH
 ``!invalid``           answer INVALID_ARG
 ``!internal``          answer INTERNAL
 """
@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -60,8 +61,10 @@ class TritonPythonModel:
             if self.refused[name] < times:
                 self.refused[name] += 1
                 return pb_utils.TritonError("asked to be unavailable", pb_utils.TritonError.UNAVAILABLE)
-        elif order[0] == "!sleep":
-            time.sleep(float(order[1]))
+        elif order[0] == "!until":
+            Path(f"{order[1]}.begun").touch()
+            while not Path(order[1]).exists():
+                time.sleep(0.01)
         elif order[0] == "!invalid":
             return pb_utils.TritonError("asked to be invalid", pb_utils.TritonError.INVALID_ARG)
         elif order[0] == "!internal":

@@ -4,7 +4,8 @@ Each word is a token, whose id is the word's length. A prompt (or the last messa
 an order:
 
 ``!slow S WORDS``        take S seconds before each word
-``!silent S WORDS``      take S seconds before the first word
+``!pause S WORDS``       take S seconds before each word from the third on
+``!silent S WORDS``      say nothing for S seconds, or until the request is cancelled
 ``!break N WORDS``       answer INTERNAL after N words
 ``!unavailable K ID``    answer UNAVAILABLE to the first K requests that carry this ID
 ``!late ID WORDS``       answer UNAVAILABLE after the first word, once for this ID
@@ -56,13 +57,13 @@ class TritonPythonModel:
             sender.send(pb_utils.InferenceResponse(error=asked.error), flags=FINAL)
             ending = "failed"
         if not prompt.startswith("!counts"):
-            self.counts["active"] -= 1
             self.counts[ending] += 1
+            self.counts["active"] -= 1
 
     def answer(self, sender, prompt, inputs, wanted):
         streamed = inputs.get("stream", [False])[0]
         answer, held, last = [], [], None
-        for word in self.words(prompt, inputs):
+        for word in self.words(prompt, inputs, sender.is_cancelled):
             if sender.is_cancelled():
                 error = pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED)
                 sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)
@@ -81,7 +82,7 @@ class TritonPythonModel:
         sender.send(response(held, wanted, inputs, end), flags=FINAL)
         return "finished"
 
-    def words(self, prompt, inputs):
+    def words(self, prompt, inputs, is_cancelled):
         order, *words = prompt.split(" ")
         limit = int(inputs.get("max_tokens", [10**9])[0])
         pause = 0.0
@@ -91,10 +92,12 @@ class TritonPythonModel:
         if order == "!counts":
             yield json.dumps(dict(self.counts))
             return
-        if order == "!slow":
+        if order in ("!slow", "!pause"):
             pause = float(words.pop(0))
         elif order == "!silent":
-            time.sleep(float(words.pop(0)))
+            end = time.monotonic() + float(words.pop(0))
+            while time.monotonic() < end and not is_cancelled():
+                time.sleep(0.01)
         elif order == "!invalid":
             raise AskedError("asked to be invalid", pb_utils.TritonError.INVALID_ARG)
         elif order == "!unavailable":
@@ -104,7 +107,8 @@ class TritonPythonModel:
         breaks = int(words.pop(0)) if order == "!break" else None
         late = words.pop(0) if order == "!late" else None
         for number, word in enumerate(words[:limit]):
-            time.sleep(pause)
+            # A word is sent when the next is known.
+            time.sleep(pause if order == "!slow" or number > 1 else 0)
             if number == breaks:
                 raise AskedError("asked to break", pb_utils.TritonError.INTERNAL)
             yield word if number == 0 else f" {word}"

@@ -46,6 +46,8 @@ class OpenVinoGenerator:
         self._handles: dict[int, genai.GenerationHandle] = {}
         self._prefixes = PrefixLedger(blocks) if settings.prefix_caching else None
         self._reserved: dict[int, int] = {}
+        self._unbegun: dict[int, tuple[NDArray[np.int64], SamplingParams]] = {}
+        self._cancelled = False
         self.reset()
 
     def has_room(self, prompt_tokens: int, params: SamplingParams) -> bool:
@@ -71,12 +73,10 @@ class OpenVinoGenerator:
                 "from the prompt (generation.prompt_lookup_tokens); leave it out"
             )
         try:
-            config = self._config(params)
-            config.validate()
-            handle = self._pipeline.add_request(key, ov.Tensor(prompt[None, :]), config)
+            self._handles[key] = self._request(key, prompt, params)
         except (RuntimeError, TypeError) as error:
             raise RefusedError(f"openvino-genai refuses the request: {last_line(error)}") from error
-        self._handles[key] = handle
+        self._unbegun[key] = (prompt, params)
         self._reserved[key] = self._blocks(len(prompt), params)
         if self._prefixes is not None:
             self._prefixes.begin(key, prompt)
@@ -86,22 +86,30 @@ class OpenVinoGenerator:
         handle = self._handles.get(key)
         if handle is not None:
             handle.cancel()
+            self._cancelled = True
             self._forget(key)
 
     def step(self) -> Mapping[int, Progress]:
         """Let the scheduler compute one step, then read the tokens."""
         if not self._pipeline.has_non_finished_requests():
             return {}
+        cancelled, self._cancelled = self._cancelled, False
         self._pipeline.step()
         news = {}
         for key, handle in self._handles.items():
-            if handle.can_read():
-                # One sequence a request: beams and several answers are not offered.
-                (output,) = handle.read().values()
+            # One sequence a request: beams and several answers are not offered. None: it was dropped.
+            output = next(iter(handle.read().values()), None) if handle.can_read() else None
+            if output is not None:
                 finish = _FINISHED.get(output.finish_reason)
                 news[key] = Progress(output.generated_ids, output.generated_log_probs, finish)
+                self._unbegun.pop(key, None)
             elif handle.get_status() == genai.GenerationStatus.IGNORED:
-                news[key] = Progress(error=_NO_ROOM)
+                # What is cancelled frees its blocks in a step, but in that step it holds them still. If they
+                # are all, the engine schedules nothing, and drops what waits as if there never were room.
+                if cancelled and key in self._unbegun:
+                    self._handles[key] = self._request(key, *self._unbegun[key])
+                else:
+                    news[key] = Progress(error=_NO_ROOM)
         for key, progress in news.items():
             if self._prefixes is not None:
                 self._prefixes.grow(key, progress.tokens)
@@ -134,6 +142,11 @@ class OpenVinoGenerator:
             self.cancel(key)
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
+
+    def _request(self, key: int, prompt: NDArray[np.int64], params: SamplingParams) -> genai.GenerationHandle:
+        config = self._config(params)
+        config.validate()
+        return self._pipeline.add_request(key, ov.Tensor(prompt[None, :]), config)
 
     def _config(self, params: SamplingParams) -> genai.GenerationConfig:
         """The engine's words for the parameters."""
@@ -171,6 +184,7 @@ class OpenVinoGenerator:
     def _forget(self, key: int) -> None:
         """Drop what is kept of a sequence that is over."""
         del self._handles[key], self._reserved[key]
+        self._unbegun.pop(key, None)
         if self._prefixes is not None:
             self._prefixes.end(key)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clients import Client
 from tritonforge.server import TritonServer
 
-COUNT = 1000
+COUNT = 400
 LONGEST = 256  # tokens that minilm takes
 Vectors = NDArray[np.float32]
 
@@ -105,10 +105,10 @@ def expected(minilm: Any, texts: list[str]) -> Vectors:
     return vectors
 
 
-@pytest.fixture(params=["grpc", "http"])
-def client(minilm_server: TritonServer, request: pytest.FixtureRequest) -> Iterator[Client]:
-    url = minilm_server.grpc_url if request.param == "grpc" else minilm_server.http_address
-    with Client(url, "minilm", protocol=request.param) as connected:
+@pytest.fixture
+def client(minilm_server: TritonServer, protocol: Any) -> Iterator[Client]:
+    url = minilm_server.grpc_url if protocol == "grpc" else minilm_server.http_address
+    with Client(url, "minilm", protocol=protocol, timeout=120) as connected:
         yield connected
 
 
@@ -136,21 +136,24 @@ def test_the_texts_are_what_they_should_be(texts: list[str], count_tokens: Calla
     lengths = [count_tokens([text]) for text in texts]
     assert len(texts) == COUNT
     assert (min(lengths), max(lengths)) == (2, LONGEST)  # [CLS] and [SEP] are always there
-    assert sum(length > 100 for length in lengths) > 50
-    assert sum(length < 10 for length in lengths) > 100
+    assert sum(length > 100 for length in lengths) > COUNT / 20
+    assert sum(length < 10 for length in lengths) > COUNT / 10
 
 
+@pytest.mark.parametrize("protocol", ["grpc"])
 @pytest.mark.slow
 def test_one_text_a_request(client: Client, texts: list[str], expected: Vectors) -> None:
     check(np.concatenate([client.embed([text]) for text in texts]), expected, texts)
 
 
+@pytest.mark.parametrize("protocol", ["http"])
 @pytest.mark.slow
 def test_requests_of_1_to_64_texts(client: Client, texts: list[str], expected: Vectors) -> None:
     found = [client.embed(texts[part]) for part in mixed_parts(COUNT)]
     check(np.concatenate(found), expected, texts)
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.slow
 def test_64_requests_of_mixed_size_at_once(client: Client, texts: list[str], expected: Vectors) -> None:
     """Each request finds the others' texts in its batch, and gets its own rows back."""
@@ -178,13 +181,13 @@ class Metrics:
         self._url = url
 
     def __call__(self, name: str) -> float:
-        page = httpx.get(self._url, trust_env=False).raise_for_status().text
+        page = httpx.get(self._url, timeout=60, trust_env=False).raise_for_status().text
         lines = re.findall(rf"^{name}{{(.*)}} (\S+)$", page, re.MULTILINE)
         return sum(float(value) for labels, value in lines if 'model="minilm_engine"' in labels)
 
     def settles_at(self, name: str, value: float) -> float:
         """The backend counts just after it has answered."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while (found := self(name)) != value and time.monotonic() < end:
             time.sleep(0.2)
         return found
@@ -201,11 +204,11 @@ def test_batches_form_and_only_real_tokens_are_computed(
         "tritonforge_sequences_total",
         "tritonforge_padding_avoided_tokens_total",
     )
-    warm = minilm_server.grpc_url
-    with Client(warm, "minilm") as client:
+    with Client(minilm_server.grpc_url, "minilm", timeout=120) as client:
         client.embed(["quiet"])
-        time.sleep(1.5)
-        before = {name: metrics(name) for name in names}
+        before = {}
+        while before != (before := {name: metrics(name) for name in names}):
+            time.sleep(0.5)  # what was asked before is counted still
         with ThreadPoolExecutor(64) as pool:
             list(pool.map(lambda text: client.embed([text]), texts))
     tokens = count_tokens(texts)

@@ -47,14 +47,14 @@ def ask(server: TritonServer, texts: Sequence[str], *outputs: str) -> dict[str, 
         "inputs": [{"name": "text", "shape": [len(texts), 1], "datatype": "BYTES", "data": texts}],
         "outputs": [{"name": name} for name in outputs],
     }
-    answer = httpx.post(f"{server.http_url}/v2/models/sort/infer", json=body, trust_env=False)
+    answer = httpx.post(f"{server.http_url}/v2/models/sort/infer", json=body, timeout=60, trust_env=False)
     answer.raise_for_status()
     return {output["name"]: output["data"] for output in answer.json()["outputs"]}
 
 
 def count(server: TritonServer, metric: str) -> int:
     series = f'{metric}{{model="sort_cached",version="1"}} '
-    lines = httpx.get(server.metrics_url, trust_env=False).text.splitlines()
+    lines = httpx.get(server.metrics_url, timeout=60, trust_env=False).text.splitlines()
     return next(int(line.removeprefix(series)) for line in lines if line.startswith(series))
 
 

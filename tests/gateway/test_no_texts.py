@@ -37,12 +37,12 @@ def marker() -> str:
 
 @pytest.fixture
 def client(door: Door) -> httpx.Client:
-    return httpx.Client(base_url=door.url, headers=door.headers(), timeout=30)
+    return httpx.Client(base_url=door.url, headers=door.headers(), timeout=60)
 
 
 def soon(found: Callable[[], Any]) -> Any:
     """What is found at last: lines are some time under way."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if result := found():
             return result
@@ -119,7 +119,7 @@ def test_the_trace_is_named_all_the_way(triton: TritonServer, tmp_path: Path, ma
         headers = {**door.headers(), "traceparent": parent, "x-request-id": f"trace-{marker[-8:]}"}
         tensor = {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["x" * (1 << 21)]}
         url = f"{door.url}/v2/models/embed/infer"
-        assert httpx.post(url, json={"inputs": [tensor]}, headers=headers).status_code == 400
+        assert httpx.post(url, json={"inputs": [tensor]}, headers=headers, timeout=60).status_code == 400
         (line,) = soon(lambda: gateway_lines(door, headers["x-request-id"]))
     (refused,) = soon(lambda: backend_lines(triton, headers["x-request-id"]))
     assert line["trace_id"] == refused["trace_id"] == TRACE

@@ -27,7 +27,7 @@ TEXT = "A door opens by itself."
 
 @pytest.fixture
 def client(door: Door) -> httpx.Client:
-    return httpx.Client(base_url=door.url, headers=door.headers(), trust_env=False, timeout=30)
+    return httpx.Client(base_url=door.url, headers=door.headers(), trust_env=False, timeout=60)
 
 
 def test_every_way_gives_the_same_vector(door: Door, client: httpx.Client) -> None:
@@ -41,7 +41,7 @@ def test_every_way_gives_the_same_vector(door: Door, client: httpx.Client) -> No
         response = GRPCInferenceServiceStub(channel).ModelInfer(
             text_request("embed", "", [TEXT], ["embedding"]),
             metadata=list(door.headers().items()),
-            timeout=10,
+            timeout=60,
         )
     by_grpc = np.asarray(unpack_outputs(response)["embedding"])[0]
     for other in (by_openai, by_http, by_grpc):
@@ -71,7 +71,9 @@ async def test_two_hundred_sockets_of_whom_a_third_vanish(door: Door) -> None:
     async with contextlib.AsyncExitStack() as stack:
         sockets = []
         for _ in range(200):
-            opened = connect(url, additional_headers=door.headers(), proxy=None, ping_interval=None)
+            opened = connect(
+                url, additional_headers=door.headers(), proxy=None, ping_interval=None, open_timeout=60
+            )
             sockets.append(await stack.enter_async_context(opened))
             await sockets[-1].send(ask)
         for socket in sockets[::3]:
@@ -80,7 +82,7 @@ async def test_two_hundred_sockets_of_whom_a_third_vanish(door: Door) -> None:
             while not json.loads(await socket.recv())["is_final"]:
                 pass
         await asyncio.gather(*(socket.close() for socket in sockets))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (line := _in_flight(door, "websocket")) and not line.endswith(" 0.0"):
         assert time.monotonic() < deadline, line
         await asyncio.sleep(0.05)
@@ -96,7 +98,7 @@ def test_metrics_and_what_is_internal_are_behind_the_door(door: Door, client: ht
     ):
         assert client.get(path).status_code in (403, 404), path
     client.post("/embed", json={"text": TEXT}).raise_for_status()
-    facade = httpx.get(f"{door.metrics_url}/metrics", trust_env=False).text
+    facade = httpx.get(f"{door.metrics_url}/metrics", trust_env=False, timeout=60).text
     assert 'tritonforge_gateway_request_duration_seconds_count{code="200",method="/embed"' in facade
     assert (
         "envoy_http_downstream_rq_total"
@@ -115,10 +117,10 @@ def test_a_facade_that_was_killed_comes_back(triton: TritonServer, tmp_path: Pat
     with open_door([triton], tmp_path) as door:
         (facade,) = _facades(door)
         facade.kill()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             answer = httpx.post(
-                f"{door.url}/embed", json={"text": TEXT}, headers=door.headers(), trust_env=False
+                f"{door.url}/embed", json={"text": TEXT}, headers=door.headers(), trust_env=False, timeout=60
             )
             if answer.is_success:
                 break
@@ -139,7 +141,7 @@ def test_a_stop_answers_what_is_in_flight(triton: TritonServer, tmp_path: Path) 
                 )
                 for _ in range(8)
             ]
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while _reached(door) + sum(future.done() for future in asked) < len(asked):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -153,7 +155,7 @@ def _reached(door: Door) -> int:
 
 
 def _in_flight(door: Door, protocol: str) -> str:
-    lines = httpx.get(f"{door.metrics_url}/metrics", trust_env=False).text.splitlines()
+    lines = httpx.get(f"{door.metrics_url}/metrics", trust_env=False, timeout=60).text.splitlines()
     name = f'tritonforge_gateway_requests_in_flight{{protocol="{protocol}"}}'
     return next((line for line in lines if line.startswith(name)), "")
 
@@ -169,7 +171,7 @@ def test_two_workers_add_up(triton: TritonServer, tmp_path: Path) -> None:
 
         async def ask() -> None:
             async with httpx.AsyncClient(
-                base_url=door.url, headers=door.headers(), trust_env=False
+                base_url=door.url, headers=door.headers(), trust_env=False, timeout=60
             ) as client:
                 answers = await asyncio.gather(
                     *(client.post("/embed", json={"text": f"{TEXT} {n}"}) for n in range(40))
@@ -178,7 +180,7 @@ def test_two_workers_add_up(triton: TritonServer, tmp_path: Path) -> None:
 
         asyncio.run(ask())
         for _ in range(3):
-            lines = httpx.get(f"{door.metrics_url}/metrics", trust_env=False).text.splitlines()
+            lines = httpx.get(f"{door.metrics_url}/metrics", trust_env=False, timeout=60).text.splitlines()
             (counted,) = [
                 line
                 for line in lines
@@ -192,12 +194,12 @@ async def test_a_worker_that_was_killed_counts_no_more(triton: TritonServer, tmp
         url = door.url.replace("http", "ws") + "/ws/generate"
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(8):
-                opened = connect(url, additional_headers=door.headers(), proxy=None)
+                opened = connect(url, additional_headers=door.headers(), proxy=None, open_timeout=60)
                 await stack.enter_async_context(opened)
             assert _in_flight(door, "websocket").endswith(" 8.0")
             for facade in _facades(door):
                 facade.kill()
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not _is_back(door):
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.1)
@@ -205,4 +207,7 @@ async def test_a_worker_that_was_killed_counts_no_more(triton: TritonServer, tmp
 
 
 def _is_back(door: Door) -> bool:
-    return httpx.get(f"{door.metrics_url}/metrics", trust_env=False).is_success and len(_facades(door)) == 2
+    return (
+        httpx.get(f"{door.metrics_url}/metrics", trust_env=False, timeout=60).is_success
+        and len(_facades(door)) == 2
+    )

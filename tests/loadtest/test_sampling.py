@@ -79,7 +79,7 @@ def test_a_server_is_seen_at_work(server: TritonServer) -> None:
         client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
         text = tritonclient.grpc.InferInput("text", [2, 1], "BYTES")
         text.set_data_from_numpy(np.array([[b"a"], [b"b"]], dtype=np.object_))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not any(sample.batch for sample in sampler.samples):
             client.infer("toy_embedder", [text])
             assert time.monotonic() < deadline
@@ -95,8 +95,8 @@ def test_the_tool_is_seen_too() -> None:
     spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         with Sampler(Watch(), ("m",), lambda: spinning.pid, interval=0.1) as sampler:
-            deadline = time.monotonic() + 30
-            while not any((sample.client_cpu or 0) > 0.05 for sample in sampler.samples):
+            deadline = time.monotonic() + 120
+            while not any(sample.client_cpu for sample in sampler.samples):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
     finally:

@@ -47,7 +47,7 @@ TRITON: dict[str, Any] = {
 
 def test_json_as_triton_sends_it() -> None:
     with Receiver() as receiver:
-        httpx.post(f"{receiver.url}/v1/traces", json=TRITON).raise_for_status()
+        httpx.post(f"{receiver.url}/v1/traces", json=TRITON, timeout=60).raise_for_status()
         (span,) = receiver.spans
     assert (span.trace_id, span.span_id) == ("4bf92f3577b34da6a3ce929d0e0e4731", "b86774f3e890789d")
     assert span.parent_id == ""
@@ -94,15 +94,15 @@ def test_protobuf_as_the_sdk_sends_it() -> None:
 )
 def test_what_is_no_export_is_refused(path: str, body: bytes, headers: dict[str, str], status: int) -> None:
     with Receiver() as receiver:
-        answer = httpx.post(f"{receiver.url}{path}", content=body, headers=headers)
+        answer = httpx.post(f"{receiver.url}{path}", content=body, headers=headers, timeout=60)
         assert answer.status_code == status
         assert receiver.spans == []
 
 
 def test_without_the_key_nothing_is_taken() -> None:
     with Receiver(headers={"x-key": "sesame"}) as receiver:
-        assert httpx.post(f"{receiver.url}/v1/traces", json=TRITON).status_code == 401
+        assert httpx.post(f"{receiver.url}/v1/traces", json=TRITON, timeout=60).status_code == 401
         assert receiver.spans == []
-        answer = httpx.post(f"{receiver.url}/v1/traces", json=TRITON, headers={"x-key": "sesame"})
+        answer = httpx.post(f"{receiver.url}/v1/traces", json=TRITON, headers={"x-key": "sesame"}, timeout=60)
         assert answer.status_code == 200
         assert len(receiver.spans) == 1

@@ -65,7 +65,7 @@ def test_counts_arrive_in_the_background_and_zero_is_not_sent() -> None:
     made.counter("idle", "")
     meters = Meters(made, interval=0.01)
     meters.add({"tokens": 5, "idle": 0})
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while total(made, "tokens").value < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert total(made, "tokens").value == 5
@@ -119,7 +119,7 @@ def test_a_histogram_gets_each_value() -> None:
 def test_the_stub_tells_of_itself() -> None:
     made = registry()
     meters = Meters(made, interval=0.01)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not total(made, metrics.STUB_MEMORY).value and time.monotonic() < deadline:
         time.sleep(0.01)
     process = psutil.Process(os.getpid())

@@ -166,7 +166,9 @@ def server(
     write_engine(repository, toy, "toy_padded", layout="padded", token_budget=64)
     write_engine(repository, toy, "toy_classes", task="classification")
     # A sequence of a hundred tokens makes a run of its own, which takes tens of milliseconds.
-    write_engine(repository, toy, "toy_slow", work=240, token_budget=100, max_batch_size=8, delay_us=500_000)
+    write_engine(
+        repository, toy, "toy_slow", work=240, token_budget=100, max_batch_size=8, delay_us=60_000_000
+    )
     write_engine(repository, toy, "toy_broken", token_budget="lots")
     models = ("toy", "toy_fused", "toy_openvino", "toy_padded", "toy_classes", "toy_slow")
     options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, models=models)
@@ -209,11 +211,16 @@ class Metrics:
     @classmethod
     async def start(cls, server: TritonServer) -> Metrics:
         """Begin after the counts of earlier requests have been handed over."""
-        await asyncio.sleep(2 * INTERVAL)
-        return cls(server.metrics_url)
+        made = None
+        while made is None or made.before != made.read():
+            made = cls(server.metrics_url)
+            await asyncio.sleep(2 * INTERVAL)
+        return made
 
     def read(self) -> dict[str, float]:
-        lines = re.findall(r"^([a-z]\S*\{.*?\}) (\S+)$", httpx.get(self.url).text, re.M)
+        lines = re.findall(
+            r"^([a-z]\S*\{.*?\}) (\S+)$", httpx.get(self.url, timeout=60, trust_env=False).text, re.M
+        )
         return {name: float(value) for name, value in lines}
 
     def since(self, name: str, *labels: str) -> float:
@@ -223,12 +230,12 @@ class Metrics:
             if series.startswith(name + "{") and all(label in series for label in labels)
         )
 
-    async def reaches(self, value: float, name: str, *labels: str) -> None:
-        """Wait for the hand-over in the background, then demand the exact value."""
-        deadline = time.monotonic() + 5
-        while self.since(name, *labels) < value and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(2 * INTERVAL)
+    async def reaches(self, value: float, name: str, *labels: str, pause: float = 2 * INTERVAL) -> None:
+        """Wait for the hand-over in the background, then demand the exact value after a pause."""
+        deadline = time.monotonic() + 60
+        while self.since(name, *labels) != value and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(pause)
         assert self.since(name, *labels) == value
 
 
@@ -360,21 +367,22 @@ async def test_cancelled_requests_are_dropped_between_runs(
 ) -> None:
     metrics = await Metrics.start(server)
     matrix = np.full((1, 100), 7, np.int32)
-    # Eight make a batch at once, and each of them a run of its own.
-    calls = [asyncio.create_task(client.infer("toy_slow", [ids_input(matrix)])) for _ in range(8)]
-    await asyncio.sleep(0.2)
-    for call in calls[::2]:
+    # Eight make a batch at once, and each of them a run of its own; seven wait for the eighth.
+    calls = []
+    for count, waiting in ((7, 7), (1, 0)):
+        calls += [asyncio.create_task(client.infer("toy_slow", [ids_input(matrix)])) for _ in range(count)]
+        await metrics.reaches(waiting, "nv_inference_pending_request_count", 'model="toy_slow"', pause=0)
+    for call in calls[1::2]:
         call.cancel()
     answers = await asyncio.gather(*calls, return_exceptions=True)
-    for answer in answers[1::2]:
+    for answer in answers[::2]:
         np.testing.assert_allclose(answer.as_numpy("embedding")[0], toy.expected([7] * 100), atol=1e-3)
 
-    await asyncio.sleep(2 * INTERVAL)
-    dropped = metrics.since("tritonforge_cancelled_requests_total", 'model="toy_slow"')
     # What ran before the cancellation arrived was computed; the rest was not.
+    await metrics.reaches(1, "nv_inference_exec_count", 'model="toy_slow"')
+    dropped = metrics.since("tritonforge_cancelled_requests_total", 'model="toy_slow"')
     assert 1 <= dropped <= 4
-    assert metrics.since("tritonforge_tokens_total", 'model="toy_slow"') == (8 - dropped) * 100
-    assert metrics.since("nv_inference_exec_count", 'model="toy_slow"') == 1
+    await metrics.reaches((8 - dropped) * 100, "tritonforge_tokens_total", 'model="toy_slow"')
 
 
 async def test_a_wrong_parameter_stops_the_load_and_is_named(client: Any) -> None:

@@ -1,7 +1,11 @@
-"""A toy repository for the real tritonserver: `slow` echoes its text, `front` is an ensemble over it."""
+"""A toy repository for the real tritonserver: `slow` echoes its text, `front` is an ensemble over it.
+
+The text may be an order: `sleep S PATH` writes the file and takes S seconds, `die` kills the process.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,9 +26,10 @@ class TritonPythonModel:
         responses = []
         for request in requests:
             text = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
-            word, _, argument = text.reshape(-1)[0].decode().partition(" ")
+            word, *arguments = text.reshape(-1)[0].decode().split(" ")
             if word == "sleep":
-                time.sleep(float(argument))
+                open(arguments[1], "w").close()
+                time.sleep(float(arguments[0]))
             elif word == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("echo", text)]))
@@ -46,6 +51,14 @@ ensemble_scheduling { step [{
 }] }
 """
 )
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Whether it held within the time that a slow machine may need."""
+    deadline = time.monotonic() + 120
+    while not (held := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return held
 
 
 @pytest.fixture
@@ -73,7 +86,7 @@ def toy_repository(tmp_path: Path, add_model: Callable[[Path, str, str, str | No
 
 @pytest.fixture
 def toy_options() -> ServerOptions:
-    return ServerOptions(http_port=0, grpc_port=0, metrics_port=0, exit_timeout_s=20)
+    return ServerOptions(http_port=0, grpc_port=0, metrics_port=0, exit_timeout_s=120)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ class Drain:
         """Open the connection and learn which models are ensembles; a server that is gone is no error."""
         # One connection, kept: after SIGTERM the server accepts no other.
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
-        self._client = httpx.Client(base_url=base_url, timeout=5.0, limits=limits, trust_env=False)
+        self._client = httpx.Client(base_url=base_url, timeout=15.0, limits=limits, trust_env=False)
         self._ensembles: list[str] = []
         self._callers: list[str] = []
         self._others: list[str] = []

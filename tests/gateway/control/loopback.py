@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +30,7 @@ from gateway.identity import POOL_HEADER
 from gateway.paths import RunPaths
 from gateway.triton.channel import TritonChannel
 from gateway.triton.tensors import text_request
+from tritonforge.errors import ServerError
 from tritonforge.server import ServerOptions, TritonServer
 
 ENVOY = Path(sys.executable).with_name("envoy")
@@ -62,13 +65,13 @@ def lone_envoy(
         yield paths
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def _wait_until_live(process: subprocess.Popen[bytes], paths: RunPaths) -> None:
     transport = httpx.HTTPTransport(uds=str(paths.admin))
     with httpx.Client(transport=transport, base_url="http://envoy") as client:
-        for _ in range(300):
+        for _ in range(600):
             assert process.poll() is None, (paths.folder / "envoy.log").read_text(encoding="utf-8")[-3000:]
             with contextlib.suppress(httpx.TransportError):
                 if client.get("/ready").is_success:
@@ -86,10 +89,49 @@ def tritons(
     with log.open("ab") as sink, ThreadPoolExecutor(count) as pool:
         servers = [TritonServer(repository, options, log_sink=sink) for _ in range(count)]
         try:
-            list(pool.map(lambda server: server.start(60), servers))
+            list(pool.map(lambda server: server.start(), servers))
             yield servers
         finally:
             list(pool.map(TritonServer.stop, servers))
+
+
+class Fleet:
+    """tritonservers that tests borrow; those that one has ended are replaced for the next.
+
+    Args:
+        repository: What they serve of ``embed``.
+        log: For their output.
+    """
+
+    def __init__(self, repository: Path, log: Path) -> None:
+        self._repository, self._log = repository, log
+        self._servers: list[TritonServer] = []
+        self._stack = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def borrow(self, count: int) -> Iterator[list[TritonServer]]:
+        """So many that run."""
+        missing = count - len(self._servers)
+        if missing > 0:
+            self._servers += self._stack.enter_context(tritons(self._repository, missing, self._log))
+        try:
+            yield self._servers[:count]
+        finally:
+            for server in self._servers:
+                with contextlib.suppress(ServerError, ProcessLookupError):
+                    os.kill(server.pid, signal.SIGCONT)
+            self._servers = [server for server in self._servers if _lives(server)]
+
+    def stop(self) -> None:
+        """End all of them, and what is left of those that were killed."""
+        self._stack.close()
+
+
+def _lives(server: TritonServer) -> bool:
+    try:
+        return server.pid > 0 and server.returncode is None
+    except ServerError:
+        return False
 
 
 def options_on(ports: Sequence[int], models: tuple[str, ...] = ("embed",)) -> ServerOptions:
@@ -214,7 +256,7 @@ async def streams(paths: RunPaths, count: int) -> AsyncIterator[list[Any]]:
     """So many ModelStreamInfer calls that have asked nothing yet, each a request in flight."""
     channel = TritonChannel(f"unix:{paths.egress}")
     calls = [
-        channel.stub.ModelStreamInfer(timeout=60, metadata=[(POOL_HEADER, "main")]) for _ in range(count)
+        channel.stub.ModelStreamInfer(timeout=300, metadata=[(POOL_HEADER, "main")]) for _ in range(count)
     ]
     try:
         yield calls
@@ -259,7 +301,7 @@ class Member:
 async def members(paths: RunPaths, cluster: str) -> dict[str, Member]:
     """Servers of a cluster by ``host:port``."""
     transport = httpx.AsyncHTTPTransport(uds=str(paths.admin))
-    async with httpx.AsyncClient(transport=transport, base_url="http://envoy") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://envoy", timeout=60) as client:
         answer = (await client.get("/clusters", params={"format": "json"})).json()
     (found,) = (each for each in answer["cluster_statuses"] if each["name"] == cluster)
     return {_address(host): _member(host) for host in found.get("host_statuses", [])}
@@ -276,10 +318,8 @@ def _member(host: dict[str, Any]) -> Member:
     return Member(" ".join(health) or "healthy", stats["rq_total"], stats["rq_active"])
 
 
-async def until(condition: Callable[[], Awaitable[bool]], limit_s: float) -> float:
-    """Wait for something and give the seconds that it took."""
-    started = time.monotonic()
-    while not await condition():
-        assert time.monotonic() - started < limit_s, "it did not come to pass"
-        await asyncio.sleep(0.05)
-    return time.monotonic() - started
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for something that must come to pass."""
+    async with asyncio.timeout(90):
+        while not await condition():
+            await asyncio.sleep(0.05)

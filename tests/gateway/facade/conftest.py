@@ -48,7 +48,7 @@ class Served:
         """Connections that the server holds."""
         return len(self.server.server_state.connections)
 
-    def wait_for_sockets(self, expected: int, within_s: float = 5) -> None:
+    def wait_for_sockets(self, expected: int, within_s: float = 60) -> None:
         wait_until(lambda: self.facade.sockets.count == expected, within_s)
         assert self.facade.sockets.count == expected
 
@@ -72,13 +72,13 @@ def serve(triton: TritonServer) -> Serve:
             listener.bind(("127.0.0.1", 0))
             thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
             thread.start()
-            wait_until(lambda: server.started or not thread.is_alive(), 30)
+            wait_until(lambda: server.started or not thread.is_alive(), 60)
             assert server.started
             try:
                 yield Served(listener.getsockname()[1], app.state.facade, server)
             finally:
                 server.should_exit = True
-                thread.join(10)
+                thread.join(60)
                 assert not thread.is_alive()
 
     return open_server
@@ -96,7 +96,7 @@ def finished(triton: TritonServer) -> Callable[[str], int]:
     """How many generations ended for a reason, as Triton counts them."""
 
     def count(reason: str) -> int:
-        lines = httpx.get(triton.metrics_url).text.splitlines()
+        lines = httpx.get(triton.metrics_url, timeout=60).text.splitlines()
         named = [line for line in lines if "finished_requests_total" in line and f'{reason}"' in line]
         return sum(int(float(line.split()[-1])) for line in named)
 
@@ -108,7 +108,7 @@ def finished(triton: TritonServer) -> Callable[[str], int]:
     return count
 
 
-def wait_until(reached: Callable[[], bool], within_s: float) -> None:
+def wait_until(reached: Callable[[], bool], within_s: float = 60) -> None:
     limit = time.monotonic() + within_s
     while not reached() and time.monotonic() < limit:
         time.sleep(0.02)

@@ -28,7 +28,7 @@ async def test_the_page_needs_no_outside_host(served: Served) -> None:
 
 def test_files_carry_their_guards(served: Served) -> None:
     for path in ("/docs", "/docs/start.js", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"):
-        answer = httpx.get(served.url + path)
+        answer = httpx.get(served.url + path, timeout=60)
         assert answer.status_code == 200
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"

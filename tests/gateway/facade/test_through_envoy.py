@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import httpx
@@ -21,7 +20,7 @@ from tests.gateway.facade.conftest import wait_until
 
 
 def test_rest_and_stats(door: Door) -> None:
-    with httpx.Client(base_url=door.url, headers=door.headers()) as client:
+    with httpx.Client(base_url=door.url, headers=door.headers(), timeout=60) as client:
         assert client.post("/embed", json={"text": "hello"}).json()["model"] == "embed"
         assert client.post("/classify", json={"text": "hello"}).json()["label"] in ("calm", "glad", "sad")
         assert client.post("/predict", json={"text": "a", "max_length": 2}).json()["tokens_generated"] == 2
@@ -32,9 +31,9 @@ def test_rest_and_stats(door: Door) -> None:
 
 def test_docs_are_open_and_an_unknown_caller_is_not_let_in(door: Door) -> None:
     for path in ("/docs", "/docs/start.js", "/docs/swagger-ui.css", "/openapi.json", "/health"):
-        assert httpx.get(door.url + path).status_code == 200, path
+        assert httpx.get(door.url + path, timeout=60).status_code == 200, path
     for path in ("/predict", "/embed/batch", "/classify"):
-        answer = httpx.post(door.url + path, json={})
+        answer = httpx.post(door.url + path, json={}, timeout=60)
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
 
 
@@ -57,25 +56,45 @@ async def test_streams(door: Door, finished: Callable[[str], int]) -> None:
         await connection.send(json.dumps({"prompt": "On", "max_tokens": 480, "ignore_eos": True}))
         await connection.recv()
         connection.transport.abort()
-    await asyncio.to_thread(wait_until, lambda: finished("cancelled") > cancelled, 5)
+    await asyncio.to_thread(wait_until, lambda: finished("cancelled") > cancelled)
     assert finished("cancelled") == cancelled + 1
 
 
-async def test_a_socket_does_not_outlive_its_credential(door: Door) -> None:
+async def test_a_socket_does_not_outlive_its_key(door: Door) -> None:
     store = ApiKeyStore(door.folder / "keys.json")
     key = store.create(["generate", "model:*"], "socket")
-    token = door.mint("generate model:*", exp=int(time.time()) - CLOCK_SKEW_S + 2)
-    revoke = partial(store.revoke, key.id)
-    for headers, end in (
-        ({"x-api-key": key.key}, revoke),
-        ({"authorization": f"Bearer {token}"}, partial(time.sleep, 3)),
-    ):
-        async with connect(f"ws://{door.address}/ws/generate", additional_headers=headers) as connection:
-            first = await last_frame(connection)
-            assert first.get("finish_reason") == "length", first
-            await asyncio.to_thread(end)
+    async with opened(door, {"x-api-key": key.key}) as connection:
+        assert (await last_frame(connection))["finish_reason"] == "length"
+        store.revoke(key.id)
+        await is_shut(connection)
+
+
+async def test_a_socket_does_not_outlive_its_token(door: Door) -> None:
+    for seconds in (2, 10, 50):  # where the machine is busy, it may be over before the first frame comes
+        token = door.mint("generate model:*", exp=int(time.time()) - CLOCK_SKEW_S + seconds)
+        try:
+            async with opened(door, {"authorization": f"Bearer {token}"}) as connection:
+                first = await last_frame(connection)
+                if "error" not in first:
+                    assert first["finish_reason"] == "length"
+                    await is_shut(connection)
+                    return
+                assert first["error"]["code"] == "unauthenticated"
+        except InvalidStatus as refused:
+            assert refused.response.status_code == 401
+    pytest.fail("no token lived long enough")
+
+
+def opened(door: Door, headers: dict[str, str]) -> connect:
+    return connect(f"ws://{door.address}/ws/generate", additional_headers=headers, open_timeout=60)
+
+
+async def is_shut(connection: ClientConnection) -> None:
+    """Wait until its caller is no longer known."""
+    async with asyncio.timeout(120):
+        while "error" not in (frame := await last_frame(connection)):
             await asyncio.sleep(0.1)
-            assert (await last_frame(connection))["error"]["code"] == "unauthenticated"
+    assert frame["error"]["code"] == "unauthenticated"
 
 
 async def last_frame(connection: ClientConnection) -> Any:

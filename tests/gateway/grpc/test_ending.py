@@ -41,7 +41,7 @@ class Ends:
     def _read(self) -> tuple[dict[str, int], float]:
         """Ended ones by reason, and how many are at work."""
         ended, at_work = {}, 0.0
-        for line in httpx.get(self._url).text.splitlines():
+        for line in httpx.get(self._url, timeout=60).text.splitlines():
             if "_finished_requests_total{" in line:
                 ended[line.split('reason="')[1].split('"')[0]] = int(float(line.split()[-1]))
             elif "_running_sequences{" in line or "_waiting_requests{" in line:
@@ -50,7 +50,7 @@ class Ends:
 
     async def begun(self, many: int) -> None:
         """Wait until so many are at work."""
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + 60
         while (await asyncio.to_thread(self._read))[1] < many:
             assert time.monotonic() < limit, "they did not reach Triton"
             await asyncio.sleep(0.005)

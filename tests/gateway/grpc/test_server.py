@@ -63,16 +63,16 @@ async def test_health_is_watched(grpc_door: OpenDoor) -> None:
         async with models._lock:  # not while it asks by itself
             models._channel = TritonChannel("127.0.0.1:1")  # as if the servers were cut off
             await models.refresh()
-        assert (await asyncio.wait_for(watches[0].read(), 3)).status == NOT_SERVING
+        assert (await asyncio.wait_for(watches[0].read(), 60)).status == NOT_SERVING
         assert (await health.Check(HealthCheckRequest())).status == NOT_SERVING
         async with models._lock:
             await models._channel.close()
             models._channel = way
             await models.refresh()
-        assert (await asyncio.wait_for(watches[0].read(), 3)).status == SERVING
-        stopping = asyncio.create_task(d.server.stop(30))
-        assert (await asyncio.wait_for(watches[0].read(), 3)).status == NOT_SERVING
-        await asyncio.wait_for(stopping, 3)  # a watcher does not hold up the stop
+        assert (await asyncio.wait_for(watches[0].read(), 60)).status == SERVING
+        stopping = asyncio.create_task(d.server.stop(60))
+        assert (await asyncio.wait_for(watches[0].read(), 60)).status == NOT_SERVING
+        await asyncio.wait_for(stopping, 20)  # a watcher does not hold up the stop
 
 
 class Reflected:

@@ -45,7 +45,7 @@ class Prometheus:
     def wait_for_scrapes(self) -> None:
         """Until each target was asked again, whole, after this moment."""
         begun = time.time()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             targets = self.ask("/api/v1/targets", state="active")["activeTargets"]
             seen = [target for target in targets if scraped_after(target, begun)]
@@ -86,17 +86,17 @@ def running_prometheus(folder: Path, targets: Mapping[str, Sequence[str]]) -> It
     with (
         log.open("wb") as sink,
         subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client,
     ):
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while not _ready(client):
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.05)
             yield Prometheus(client, log)
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def _configure(folder: Path, targets: Mapping[str, Sequence[str]]) -> None:

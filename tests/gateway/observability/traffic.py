@@ -106,26 +106,26 @@ class Traffic:
         shown = tuple(self._door.headers(subject=f"grpc-{name}").items())
         stub = ModelServiceStub(self._channel)
         asked = pb.PredictRequest(embedding=pb.EmbeddingInput(text=f"four {name}"))
-        stub.Predict(asked, metadata=shown, timeout=30)
+        stub.Predict(asked, metadata=shown, timeout=60)
         prompt = pb.GenerationInput(prompt=f"Tell {name}", sampling=pb.Sampling(max_tokens=12))
         parts: Iterator[pb.StreamPredictResponse] = stub.StreamPredict(
-            pb.StreamPredictRequest(generation=prompt), metadata=shown, timeout=30
+            pb.StreamPredictRequest(generation=prompt), metadata=shown, timeout=60
         )
         assert len(list(parts)) > 1
         raw = text_request("sort", "", [f"five {name}"], ["label"])
-        GRPCInferenceServiceStub(self._channel).ModelInfer(raw, metadata=shown, timeout=30)
+        GRPCInferenceServiceStub(self._channel).ModelInfer(raw, metadata=shown, timeout=60)
 
     def _by_websocket(self, name: str) -> None:
         with self.socket(name) as socket:
             socket.send(json.dumps({"prompt": f"Write {name}", "max_tokens": 12}))
-            while not json.loads(socket.recv(30))["is_final"]:
+            while not json.loads(socket.recv(60))["is_final"]:
                 pass
 
     def socket(self, name: str) -> ClientConnection:
         """An open WebSocket."""
         url = f"wss://{self._door.address}/ws/generate"
         headers = self._door.headers(subject=f"socket-{name}")
-        return connect(url, additional_headers=headers, ssl=self._tls, proxy=None)
+        return connect(url, additional_headers=headers, ssl=self._tls, proxy=None, open_timeout=60)
 
     def _client(self, subject: str | None = None) -> httpx.Client:
         return httpx.Client(
@@ -133,5 +133,5 @@ class Traffic:
             headers=self._door.headers(subject=subject) if subject else {},
             verify=self._tls,
             trust_env=False,
-            timeout=30,
+            timeout=60,
         )

@@ -32,7 +32,7 @@ class Ended:
 
     def settled(self, at_least: int) -> Counter[str]:
         """Once so many have ended."""
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + 60
         while (found := self._settled() - self._before).total() < at_least and time.monotonic() < limit:
             time.sleep(0.1)
         return found
@@ -46,7 +46,7 @@ class Ended:
         return found
 
     def _read(self) -> Counter[str]:
-        lines = httpx.get(self._url).text.splitlines()
+        lines = httpx.get(self._url, timeout=60).text.splitlines()
         ended = [LINE.search(line) for line in lines if "finished_requests_total{" in line]
         return Counter({found[1]: int(float(found[2])) for found in ended if found})
 

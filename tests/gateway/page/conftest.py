@@ -53,7 +53,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         page.on("websocket", lambda socket: look(socket.url))
         page.on("console", lambda said: complaints.append(said.text) if said.type != "log" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         page.goto(url)
         return page
 

@@ -166,7 +166,9 @@ def test_rest_through_envoy_facade_ensemble_and_backends(door: Door, receiver: R
     def ask(context: Context) -> dict[str, Any]:
         headers = {**door.headers(), **context.header, "x-request-id": "mine-7"}
         body = {"text": f"{TEXT} {context.trace_id}", "model": "embed"}  # no answer to it is kept
-        found: dict[str, Any] = httpx.post(f"{door.url}/embed?q=secret", json=body, headers=headers).json()
+        found: dict[str, Any] = httpx.post(
+            f"{door.url}/embed?q=secret", json=body, headers=headers, timeout=60
+        ).json()
         return found
 
     names = ("/embed*", "POST /embed", "call ModelInfer")
@@ -197,7 +199,7 @@ def test_raw_kserve_grpc_through_envoy(door: Door, receiver: Receiver) -> None:
             GRPCInferenceServiceStub(channel).ModelInfer(
                 text_request("embed", "", [TEXT], ["embedding"]),
                 metadata=[*door.headers().items(), *context.header.items()],
-                timeout=30,
+                timeout=60,
             )
 
     name = "/inference.GRPCInferenceService/ModelInfer"
@@ -215,7 +217,7 @@ def test_model_service(door: Door, receiver: Receiver) -> None:
         with grpc.insecure_channel(door.address, [("grpc.enable_http_proxy", 0)]) as channel:
             request = PredictRequest(model="embed", embedding={"text": f"{TEXT} {context.trace_id}"})
             return ModelServiceStub(channel).Predict(  # type: ignore[no-untyped-call]
-                request, metadata=[*door.headers().items(), *context.header.items()], timeout=30
+                request, metadata=[*door.headers().items(), *context.header.items()], timeout=60
             )
 
     names = ("/tritonforge.v1.ModelService/*", "ModelService/Predict", "call ModelInfer")
@@ -264,7 +266,7 @@ def test_a_socket(door: Door, receiver: Receiver) -> None:
     def ask(context: Context) -> None:
         url = door.url.replace("http", "ws") + "/ws/generate"
         headers = {**door.headers(), **context.header}
-        with connect(url, additional_headers=headers, proxy=None) as socket:
+        with connect(url, additional_headers=headers, proxy=None, open_timeout=60) as socket:
             socket.send(json.dumps({"prompt": TEXT, "max_tokens": 4, "model": "tinygen"}))
             while not json.loads(socket.recv())["is_final"]:
                 pass

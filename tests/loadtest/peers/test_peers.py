@@ -110,8 +110,7 @@ def test_a_server_that_dies_is_told_with_its_last_line(tmp_path: Path) -> None:
 
 
 def test_a_server_that_never_serves_is_ended(tmp_path: Path) -> None:
-    script = "import os, time; print(os.getpid(), flush=True); time.sleep(100)"
-    system = process_of([sys.executable, "-c", script])
+    system = process_of(["sh", "-c", "echo $$; exec sleep 100"])
     setup = Setup(1, tmp_path, tmp_path)
     with pytest.raises(LoadTestError, match="was not ready after 2 s"), serve(system, setup, timeout=2.0):
         pass

@@ -26,19 +26,28 @@ PATIENCE_S = 60
 
 
 class Client:
-    """What a client would get, and a way to leave."""
+    """What a client would get, and a way to leave.
 
-    def __init__(self) -> None:
+    Args:
+        held: The loop stands still after the first piece, until :meth:`release`.
+    """
+
+    def __init__(self, held: bool = False) -> None:
         self.pieces: list[Piece] = []
         self.failure: Failure | None = None
         self.message = ""
         self.left = False
         self.done = threading.Event()
         self.begun = threading.Event()
+        self.free: Callable[[], bool] = lambda: not held
+
+    def release(self) -> None:
+        self.free = lambda: True
 
     def send(self, piece: Piece) -> None:
         self.pieces.append(piece)
         self.begun.set()
+        eventually(lambda: self.free())
         if piece.finish is not None:
             self.done.set()
 
@@ -153,12 +162,13 @@ def test_a_stop_string_ends_the_sequence_in_the_engine(bench: Bench) -> None:
 
 
 def test_who_leaves_frees_the_place_at_once(bench: Bench) -> None:
-    leaving, next_one = Client(), Client()
+    leaving, next_one = Client(held=True), Client()
     with bench.loop(slots=1) as (loop, numbers, _):
         loop.submit(bench.job(leaving, tokens=400, stream=True))
         assert leaving.begun.wait(PATIENCE_S)
         loop.submit(bench.job(next_one, tokens=4))
         leaving.left = True
+        leaving.release()
         wait([leaving, next_one])
         # The step in which it left, perhaps one more for a loop that had asked already; not 400.
         assert numbers.counts[metrics.STEPS] <= len(leaving.pieces) + 1 + 4
@@ -168,12 +178,13 @@ def test_who_leaves_frees_the_place_at_once(bench: Bench) -> None:
 
 
 def test_who_leaves_while_waiting_is_forgotten(bench: Bench) -> None:
-    first, waiting = Client(), Client()
+    first, waiting = Client(held=True), Client()
     with bench.loop(slots=1) as (loop, _numbers, _):
         loop.submit(bench.job(first, tokens=400, stream=True))
         assert first.begun.wait(PATIENCE_S)
         loop.submit(bench.job(waiting))
         waiting.left = True
+        first.release()
         wait([waiting])
         first.left = True
         wait([first])
@@ -182,24 +193,26 @@ def test_who_leaves_while_waiting_is_forgotten(bench: Bench) -> None:
 
 
 def test_a_full_line_turns_away(bench: Bench) -> None:
-    running, waiting, refused = Client(), Client(), Client()
+    running, waiting, refused = Client(held=True), Client(), Client()
     with bench.loop(slots=1, max_size=1) as (loop, _numbers, _):
-        loop.submit(bench.job(running, tokens=200, stream=True))
+        loop.submit(bench.job(running, tokens=40, stream=True))
         assert running.begun.wait(PATIENCE_S)
         loop.submit(bench.job(waiting))
         with pytest.raises(QueueFullError, match="as many as queue"):
             loop.submit(bench.job(refused))
+        running.release()
         wait([running, waiting])
-    assert len(running.tokens) == 200
+    assert len(running.tokens) == 40
     assert len(waiting.tokens) == 8
 
 
 def test_a_request_that_waited_too_long_is_answered(bench: Bench) -> None:
-    running, late = Client(), Client()
+    running, late = Client(held=True), Client()
     with bench.loop(slots=1) as (loop, numbers, _):
         loop.submit(bench.job(running, tokens=400, stream=True))
         assert running.begun.wait(PATIENCE_S)
         loop.submit(bench.job(late, deadline=time.monotonic()))
+        running.release()
         wait([late])
         running.left = True
         wait([running])
@@ -209,25 +222,28 @@ def test_a_request_that_waited_too_long_is_answered(bench: Bench) -> None:
 
 
 def test_with_delay_it_comes_last_instead(bench: Bench) -> None:
-    running, late, in_time = Client(), Client(), Client()
+    running, late, in_time = Client(held=True), Client(), Client(held=True)
     with bench.loop(slots=1, timeout_action="delay") as (loop, _, _):
-        loop.submit(bench.job(running, tokens=100, stream=True))
+        loop.submit(bench.job(running, tokens=40, stream=True))
         assert running.begun.wait(PATIENCE_S)
         loop.submit(bench.job(late, deadline=time.monotonic()))
         loop.submit(bench.job(in_time, tokens=40, stream=True))
+        running.release()
         assert in_time.begun.wait(PATIENCE_S)
         assert not late.pieces
+        in_time.release()
         wait([late, in_time])
     assert len(late.tokens) == 8
 
 
 def test_unloading_finishes_what_runs_and_turns_away_what_waits(bench: Bench) -> None:
-    running, waiting = Client(), Client()
+    running, waiting = Client(held=True), Client()
     with bench.loop(slots=1) as (loop, _, _):
-        loop.submit(bench.job(running, tokens=100, stream=True))
+        loop.submit(bench.job(running, tokens=40, stream=True))
         assert running.begun.wait(PATIENCE_S)
         loop.submit(bench.job(waiting))
-    assert len(running.tokens) == 100
+        running.free = lambda: loop._closing
+    assert len(running.tokens) == 40
     assert waiting.failure is Failure.UNAVAILABLE
 
 

@@ -107,6 +107,37 @@ def test_a_cancelled_sequence_is_gone_with_the_next_step(open_engine: Open, prom
     assert engine.stats().sequences == 0
 
 
+def test_who_comes_as_those_leave_that_fill_the_kv_cache_is_served(
+    open_engine: Open, prompts: list[Prompt]
+) -> None:
+    expected = run(open_engine(), prompts[:2], GREEDY)
+    small = open_engine(kv_cache_tokens=8 * BLOCK)
+    for key in (8, 9):
+        small.add(key, prompts[key - 8], replace(GREEDY, max_tokens=200))
+    while small.stats().kv_used < 1:
+        small.step()
+    small.cancel(8)
+    small.cancel(9)
+    assert run(small, prompts[:2], GREEDY) == expected
+
+
+def test_what_was_pushed_out_of_a_full_kv_cache_fails_alone_if_those_in_it_leave(
+    open_engine: Open, prompts: list[Prompt]
+) -> None:
+    small = open_engine(kv_cache_tokens=8 * BLOCK)
+    for key in (8, 9):
+        small.add(key, prompts[key - 8], replace(GREEDY, max_tokens=200))
+    news = small.step()
+    while news.keys() == {8, 9}:  # until one waits for blocks
+        news = small.step()
+    (inside,) = news
+    small.cancel(inside)
+    ((outside, progress),) = small.step().items()
+    assert outside != inside
+    assert progress.error is None or "its KV cache cannot hold it" in progress.error
+    assert len(run(small, prompts[:1], GREEDY)[0]) == TOKENS
+
+
 def test_log_probs_are_given_for_each_token_if_asked_for(open_engine: Open, prompts: list[Prompt]) -> None:
     engine = open_engine()
     engine.add(0, prompts[2], replace(GREEDY, log_probs=True, max_tokens=1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, fields
@@ -339,9 +340,11 @@ class TestStreams:
     def test_without_news_a_step_ends_and_without_sequences_it_does_not_wait(
         self, streams: Streams[Progress]
     ) -> None:
-        start = time.monotonic()
-        assert streams.step() == {}
-        idle = time.monotonic() - start
+        idle = math.inf
+        for _ in range(5):
+            start = time.monotonic()
+            assert streams.step() == {}
+            idle = min(idle, time.monotonic() - start)
         streams.start(1, lambda: Feed("wait", END), same)
         start = time.monotonic()
 

@@ -19,7 +19,7 @@ import pytest
 from clients import Client
 from tritonforge.server import TritonServer
 
-SLOW = "!slow 0.1 " + " ".join("abcdefghijklmnopqrstuvwxyz")
+SLOW = "!slow 0.8 " + " ".join("abcdefghijklmnopqrstuvwxyz")
 
 
 def piped(
@@ -30,7 +30,7 @@ def piped(
         input=lines,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -129,7 +129,7 @@ class Terminal:
 
     def expect(self, text: str) -> None:
         """Read until the text comes, and forget everything up to its end."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while text not in self.seen:
             assert time.monotonic() < deadline, f"no {text!r} in {self.seen!r}"
             if select.select([self.master], [], [], 0.2)[0]:
@@ -162,10 +162,10 @@ def test_a_terminal(text_server: TritonServer) -> None:
         terminal.expect("2 tokens, first after")
         terminal.type(f"{SLOW}\r")
         terminal.expect("x y z")  # the echo of what was typed
-        terminal.expect("a b c")
+        terminal.expect("a b")
         os.write(terminal.master, b"\x03")
         terminal.expect("stopped")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while cancelled(text_server) == before and time.monotonic() < deadline:
             time.sleep(0.05)
         assert cancelled(text_server) == before + 1
@@ -175,7 +175,7 @@ def test_a_terminal(text_server: TritonServer) -> None:
         terminal.expect("/quit ends")
         terminal.type("!inputs\r")
         terminal.expect("hello there")
-        terminal.expect("a b c")  # what came of the answer that was stopped
+        terminal.expect("a b")  # what came of the answer that was stopped
         terminal.expect("1 token, first after")
         for _ in range(3):  # at once after the prompt, when readline does not yet wait for keys
             terminal.type("\x03")
@@ -184,7 +184,7 @@ def test_a_terminal(text_server: TritonServer) -> None:
         terminal.interrupt_another_thread()
         terminal.expect("Ctrl-D or /quit ends")
         terminal.type("\x04")
-        assert terminal.process.wait(timeout=20) == 0
+        assert terminal.process.wait(timeout=120) == 0
     finally:
         terminal.process.kill()
         terminal.process.wait()

@@ -21,18 +21,22 @@ async def test_figures_follow_what_happens(facade_app: FacadeApp) -> None:
         async def read() -> Any:
             return (await running.client.get("/stats")).json()["models"]
 
+        looked = time.monotonic()
         before = await read()
         assert set(before) == {"embed", "sort", "tinygen"}
         assert before["embed"]["requests_per_s"] is None  # looked at once
         texts = [f"text {number}" for number in range(8)]
         await running.client.post("/embed/batch", json={"texts": texts})
         await running.client.post("/embed", json={"text": "one more"})
-        assert await read() == before  # within a second
+        again = await read()
+        # A look is kept for a second, which the requests may have taken on a busy machine.
+        assert again == before or time.monotonic() - looked > 1
         await asyncio.sleep(1.05)
-        after = await read()
+        after, seconds = await read(), time.monotonic() - looked
     embed = after["embed"]
     assert embed["requests"] - before["embed"]["requests"] == 2
-    assert 0.5 < embed["requests_per_s"] < 2.1
+    # Both looks took some time themselves.
+    assert 2 / seconds - 0.01 <= embed["requests_per_s"] < 2.1
     assert embed["batch_size"] == 4.5  # of 8 and of 1
     assert embed["compute_ms"] > 0
     assert embed["queue_ms"] >= 0
@@ -52,17 +56,19 @@ def test_servers_of_a_pool_are_told_apart(
     options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, engine_threads=1, models=("sort",))
     with TritonServer(gateway_repository, options) as fresh:
         # Hundreds behind the other: compared with it, its counters would fall or leap.
-        with httpx.Client(base_url=f"http://{triton.http_address}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://{triton.http_address}", timeout=60) as client:
             inputs = [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["a"]}]
-            for _ in range(300):
+            for _ in range(100):
                 client.post("/v2/models/sort/infer", json={"inputs": inputs}).raise_for_status()
         with (
             open_door([triton, fresh], tmp_path) as door,
-            httpx.Client(base_url=door.url, headers=door.headers("classify model:sort")) as client,
+            httpx.Client(
+                base_url=door.url, headers=door.headers("classify model:sort"), timeout=60
+            ) as client,
         ):
-            wait_until(lambda: client.get("/ready").status_code == 200, 10)
+            wait_until(lambda: client.get("/ready").status_code == 200)
             for _ in range(5):
                 figures = client.get("/stats").json()["models"]["sort"]
-                assert (figures["requests_per_s"] or 0) < 20
+                assert (figures["requests_per_s"] or 0) < 5
                 time.sleep(1.01)
             assert figures["requests_per_s"] is not None

@@ -29,6 +29,7 @@ async def opened(
         "ping_interval": None,
         "compression": None,
         "close_timeout": 1,
+        "open_timeout": 60,
     } | how
     async with connect(served.ws_url, **how) as connection:
         yield connection
@@ -42,7 +43,7 @@ async def ask(connection: ClientConnection, **message: Any) -> list[Any]:
 
 async def frames_of(connection: ClientConnection) -> list[Any]:
     """Frames until the last of a request."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         frames = [json.loads(await connection.recv())]
         while not frames[-1].get("is_final"):
             frames.append(json.loads(await connection.recv()))
@@ -56,7 +57,7 @@ def raw_socket(served: Served, receive_buffer: int | None = None) -> Iterator[so
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         connection.connect(("127.0.0.1", served.port))
-        connection.settimeout(10)
+        connection.settimeout(60)
         key = b64encode(os.urandom(16)).decode()
         connection.sendall(
             f"GET /ws/generate HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nUpgrade: websocket\r\n"

@@ -14,17 +14,18 @@ from websockets.exceptions import ConnectionClosed
 from tests.gateway.facade.conftest import ALICE, Serve, Served
 from tests.gateway.facade.websocket.conftest import LONG, ask, frames_of, opened
 
+ATTEMPTS = 8
+"""On a busy machine a short generation may have come to its end before it is cancelled."""
+
 
 async def counted(count: Callable[[], int], beyond: int) -> None:
-    for _ in range(100):
-        if count() > beyond:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"still {count()}")
+    async with asyncio.timeout(60):
+        while count() <= beyond:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_stream_says_what_the_whole_answer_says(served: Served) -> None:
-    async with httpx.AsyncClient(base_url=served.url, headers=ALICE) as client:
+    async with httpx.AsyncClient(base_url=served.url, headers=ALICE, timeout=60) as client:
         whole = (await client.post("/predict", json={"text": "The sun", "max_length": 20})).json()
     async with opened(served) as connection:
         *tokens, final = await ask(connection, id="a", prompt="The sun", max_tokens=20)
@@ -108,17 +109,21 @@ async def test_a_message_that_is_too_large_closes(serve: Serve) -> None:
 
 
 async def test_cancel_by_message(served: Served, finished: Callable[[str], int]) -> None:
-    cancelled, whole = finished("cancelled"), finished("length")
+    cancelled = finished("cancelled")
     async with opened(served) as connection:
         for cancel in ({"cancel": True}, {"type": "cancel", "id": "a"}):
-            await connection.send(json.dumps({**LONG, "id": "a"}))
-            first = json.loads(await connection.recv())
-            assert first["is_final"] is False
-            await connection.send(json.dumps(cancel))
-            *_, final = await frames_of(connection)
+            for _ in range(ATTEMPTS):
+                await connection.send(json.dumps({**LONG, "id": "a"}))
+                first = json.loads(await connection.recv())
+                assert first["is_final"] is False
+                await connection.send(json.dumps(cancel))
+                *_, final = await frames_of(connection)
+                if final["finish_reason"] != "length":
+                    break
             assert (final["finish_reason"], final["id"]) == ("cancelled", "a")
             assert 0 < final["usage"]["completion_tokens"] < LONG["max_tokens"]
         await counted(lambda: finished("cancelled"), cancelled + 1)
+        whole = finished("length")
         # A cancel for another request, or for none, changes nothing.
         await connection.send(json.dumps({"cancel": True}))
         await connection.send(json.dumps({"prompt": "a", "max_tokens": 4, "id": "b"}))
@@ -129,17 +134,17 @@ async def test_cancel_by_message(served: Served, finished: Callable[[str], int])
 
 
 async def test_closing_cancels(served: Served, finished: Callable[[str], int]) -> None:
-    cancelled, whole = finished("cancelled"), finished("length")
-    async with opened(served) as connection:
-        await connection.send(json.dumps(LONG))
-        await connection.recv()
-    await counted(lambda: finished("cancelled"), cancelled)
-    async with opened(served) as connection:
-        await connection.send(json.dumps(LONG))
-        await connection.recv()
-        connection.transport.abort()  # no close frame
-    await counted(lambda: finished("cancelled"), cancelled + 1)
-    assert finished("length") == whole
+    for leave in (lambda connection: None, lambda connection: connection.transport.abort()):  # no close frame
+        for _ in range(ATTEMPTS):
+            ended, cancelled = finished(""), finished("cancelled")
+            async with opened(served) as connection:
+                await connection.send(json.dumps(LONG))
+                await connection.recv()
+                leave(connection)
+            await counted(lambda: finished(""), ended)
+            if finished("cancelled") == cancelled + 1:
+                break
+        assert finished("cancelled") == cancelled + 1
     await asyncio.to_thread(served.wait_for_sockets, 0)
 
 

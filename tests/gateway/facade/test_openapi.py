@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -83,7 +85,22 @@ def test_it_can_be_left_out() -> None:
     }
 
 
-@schemathesis.openapi.from_dict(DOCUMENT).parametrize()
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_application_keeps_to_it(case: schemathesis.Case, served: Served) -> None:
-    case.call_and_validate(base_url=served.url, headers=ALICE, checks=CHECKS)
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+OPERATIONS = [f"{method} {path}" for path, methods in DOCUMENT["paths"].items() for method in methods]
+
+
+# Not by schemathesis' own `parametrize`: its tests all have one name, and of those xdist runs the first only.
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_the_application_keeps_to_it(served: Served, operation: str, mode: GenerationMode) -> None:
+    method, path = operation.split()
+    asked = SCHEMA[path][method]
+    if mode.is_negative and not (asked.body or asked.query or asked.path_parameters):
+        return  # nothing can be wrong
+
+    @given(case=asked.as_strategy(generation_mode=mode))
+    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+    def keeps_to_it(case: schemathesis.Case) -> None:
+        case.call_and_validate(base_url=served.url, headers=ALICE, checks=CHECKS)
+
+    keeps_to_it()

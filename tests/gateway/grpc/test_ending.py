@@ -26,8 +26,8 @@ LONG = pb.GenerationInput(
     prompt="go on", sampling=pb.Sampling(max_tokens=450, ignore_eos=True, temperature=1)
 )
 CALLS = 24
-SOON = 0.2
-ATTEMPTS = 5
+SOON = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+"""Deadlines: a busy machine may not have begun at the first of them."""
 EARLY = ("cancelled", "timeout")
 
 
@@ -60,24 +60,27 @@ class Ends:
 
         On a busy machine some, or all, may have come to their own end before; none of those counts here.
         """
-        limit = time.monotonic() + 2
+        busy_at = started = time.monotonic()
         while True:
             ended, at_work = await asyncio.to_thread(self._read)
             new = {reason: n - self._before.get(reason, 0) for reason, n in ended.items()}
             early = sum(new[reason] for reason in EARLY)
-            if (early and not at_work) or time.monotonic() > limit:
-                assert not at_work
+            now = time.monotonic()
+            if at_work:
+                assert now < started + 60, "they go on"
+                busy_at = now
+            elif early or now > busy_at + 2:  # the generator tells of them now and then only
                 return early
             await asyncio.sleep(0.02)
 
 
-async def ends_early(ends: Ends, ask_and_leave: Callable[[], Awaitable[None]]) -> None:
-    """Leaving ends generations, in one of a few attempts: a busy machine may be late, not always."""
-    for _ in range(ATTEMPTS):
-        await ask_and_leave()
+async def ends_early(ends: Ends, ask_and_leave: Callable[[float], Awaitable[None]]) -> None:
+    """Leaving, soon, ends generations in one of a few attempts: a busy machine may be late, not always."""
+    for soon in SOON:
+        await ask_and_leave(soon)
         if await ends.early():
             return
-    pytest.fail(f"no generation was ended early in {ATTEMPTS} attempts of {CALLS} calls")
+    pytest.fail(f"no generation was ended early in {len(SOON)} attempts of {CALLS} calls")
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ async def test_leaving_a_stream_ends_the_generation(grpc_door: OpenDoor, ends: E
     async with grpc_door() as d:
         request = pb.StreamPredictRequest(generation=LONG)
 
-        async def ask_and_leave() -> None:
+        async def ask_and_leave(soon: float) -> None:
             channel = grpc.aio.insecure_channel(d.target, [("grpc.enable_http_proxy", 0)])
             stub = ModelServiceStub(channel)
             calls = [stub.StreamPredict(request, metadata=METADATA) for _ in range(CALLS)]
@@ -106,7 +109,7 @@ async def test_leaving_a_stream_ends_the_generation(grpc_door: OpenDoor, ends: E
 async def test_cancelling_a_whole_answer_ends_the_generation(grpc_door: OpenDoor, ends: Ends) -> None:
     async with grpc_door() as d:
 
-        async def ask_and_leave() -> None:
+        async def ask_and_leave(soon: float) -> None:
             calls = [
                 d.stub.Predict(pb.PredictRequest(generation=LONG), metadata=METADATA) for _ in range(CALLS)
             ]
@@ -117,13 +120,15 @@ async def test_cancelling_a_whole_answer_ends_the_generation(grpc_door: OpenDoor
         await ends_early(ends, ask_and_leave)
 
 
-ASK: dict[str, Callable[[ModelServiceStub], grpc.aio.Call]] = {
-    "Predict": lambda stub: stub.Predict(pb.PredictRequest(generation=LONG), metadata=METADATA, timeout=SOON),
-    "StreamPredict": lambda stub: stub.StreamPredict(
-        pb.StreamPredictRequest(generation=LONG), metadata=METADATA, timeout=SOON
+ASK: dict[str, Callable[[ModelServiceStub, float], grpc.aio.Call]] = {
+    "Predict": lambda stub, soon: stub.Predict(
+        pb.PredictRequest(generation=LONG), metadata=METADATA, timeout=soon
     ),
-    "BatchPredict": lambda stub: stub.BatchPredict(
-        pb.BatchPredictRequest(requests=[pb.PredictRequest(generation=LONG)]), metadata=METADATA, timeout=SOON
+    "StreamPredict": lambda stub, soon: stub.StreamPredict(
+        pb.StreamPredictRequest(generation=LONG), metadata=METADATA, timeout=soon
+    ),
+    "BatchPredict": lambda stub, soon: stub.BatchPredict(
+        pb.BatchPredictRequest(requests=[pb.PredictRequest(generation=LONG)]), metadata=METADATA, timeout=soon
     ),
 }
 
@@ -132,8 +137,8 @@ ASK: dict[str, Callable[[ModelServiceStub], grpc.aio.Call]] = {
 async def test_a_deadline_ends_the_generation(grpc_door: OpenDoor, ends: Ends, method: str) -> None:
     async with grpc_door() as d:
 
-        async def ask_and_leave() -> None:
-            calls = [ASK[method](d.stub) for _ in range(CALLS)]
+        async def ask_and_leave(soon: float) -> None:
+            calls = [ASK[method](d.stub, soon) for _ in range(CALLS)]
             _late_or_in_time(await asyncio.gather(*(call.code() for call in calls)))
 
         await ends_early(ends, ask_and_leave)
@@ -170,17 +175,17 @@ async def test_the_nearest_of_the_deadlines_goes_on_to_triton(
         await d.stub.Predict(embed("3"), metadata=(*METADATA, (TIMEOUT_HEADER, "3000")), timeout=5)
         await d.stub.Predict(embed("4"), metadata=METADATA, timeout=500)
     for (deadline, parameter), expected in zip(seen, (20, 5, 3, 20), strict=True):
-        assert deadline == pytest.approx(expected, abs=0.5)
+        assert expected - 1.9 < deadline < expected + 0.1  # on a busy machine some has passed
         assert parameter == pytest.approx(deadline, abs=1e-3)
 
 
 async def test_the_gateways_own_deadline_is_told_with_details(grpc_door: OpenDoor, ends: Ends) -> None:
-    metadata = (*METADATA, (TIMEOUT_HEADER, str(int(SOON * 1000))))
     reasons: set[str] = set()
     async with grpc_door() as d:
 
-        async def ask_and_leave() -> None:
+        async def ask_and_leave(soon: float) -> None:
             request = pb.PredictRequest(generation=LONG)
+            metadata = (*METADATA, (TIMEOUT_HEADER, str(int(soon * 1000))))
             calls = [d.stub.Predict(request, metadata=metadata) for _ in range(CALLS)]
             codes = await asyncio.gather(*(call.code() for call in calls))
             _late_or_in_time(codes)

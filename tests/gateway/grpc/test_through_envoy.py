@@ -17,7 +17,7 @@ from gateway.proto import model_service_pb2 as pb
 from gateway.proto.model_service_pb2_grpc import ModelServiceStub
 from gateway.security.api_keys import ApiKeyStore
 from tests.gateway.conftest import Door
-from tests.gateway.grpc.test_ending import CALLS, LONG, Ends
+from tests.gateway.grpc.test_ending import CALLS, LONG, Ends, ends_early
 from tests.gateway.grpc.test_service import classify, embed
 from tritonforge.server import TritonServer
 
@@ -67,18 +67,21 @@ async def test_leaving_reaches_triton(
     ends = Ends(triton.metrics_url)
     request = pb.StreamPredictRequest(generation=LONG)
     shown = tuple(door.headers().items())
-    timeout = 0.4 if how == "deadline" else 30
-    calls = [
-        ModelServiceStub(channel).StreamPredict(request, metadata=shown, timeout=timeout)
-        for _ in range(CALLS)
-    ]
-    if how == "cancel":
-        await asyncio.gather(*(call.read() for call in calls[:8]))
-        for call in calls:
-            call.cancel()
-    else:
-        await asyncio.gather(*(call.code() for call in calls))
-    assert await ends.early() > 0
+
+    async def ask_and_leave(soon: float) -> None:
+        timeout = soon if how == "deadline" else 120
+        calls = [
+            ModelServiceStub(channel).StreamPredict(request, metadata=shown, timeout=timeout)
+            for _ in range(CALLS)
+        ]
+        if how == "cancel":
+            await asyncio.gather(*(call.read() for call in calls[:8]))
+            for call in calls:
+                call.cancel()
+        else:
+            await asyncio.gather(*(call.code() for call in calls))
+
+    await ends_early(ends, ask_and_leave)
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

@@ -57,7 +57,7 @@ def test_no_text_and_pattern_take_exponential_time() -> None:
     start = time.monotonic()
     for text in ("x" * (1 << 20), "a" * (1 << 20), "ab" * (1 << 19)):
         screen.check([text], "text")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 30  # on a busy machine; exponential would be years
 
 
 @pytest.mark.parametrize(

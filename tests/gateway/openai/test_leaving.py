@@ -30,9 +30,9 @@ class Ended:
         self._url = url
         self._before = self._settled()
 
-    def settled(self, at_least: int) -> Counter[str]:
+    def settled(self, at_least: int, within_s: float = 60) -> Counter[str]:
         """Once so many have ended."""
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + within_s
         while (found := self._settled() - self._before).total() < at_least and time.monotonic() < limit:
             time.sleep(0.1)
         return found
@@ -56,16 +56,25 @@ def ended(triton: TritonServer) -> Ended:
     return Ended(triton.metrics_url)
 
 
-def test_a_stream_that_is_left(client: openai.OpenAI, ended: Ended) -> None:
-    with client.chat.completions.create(**LONG, n=4, stream=True) as stream:
-        next(stream)
-    assert ended.settled(at_least=4) == {"cancelled": 4}
+def left_in_mid_stream(client: openai.OpenAI, triton: TritonServer) -> Counter[str]:
+    """How four end that are left after their first part: on a busy machine some may be done by then."""
+    for _ in range(8):
+        ended = Ended(triton.metrics_url)
+        with client.chat.completions.create(**LONG, n=4, stream=True) as stream:
+            next(stream)
+        if set(found := ended.settled(at_least=4)) == {"cancelled"}:
+            break
+    return found
+
+
+def test_a_stream_that_is_left(client: openai.OpenAI, triton: TritonServer) -> None:
+    assert left_in_mid_stream(client, triton) == {"cancelled": 4}
 
 
 def test_a_whole_answer_that_is_not_waited_for(client: openai.OpenAI, ended: Ended) -> None:
-    for patience in (0.05, 0.1):  # a busy machine may not have begun so soon
+    for patience in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):  # a busy machine may not have begun so soon
         with pytest.raises(openai.APITimeoutError):
             client.with_options(timeout=patience).chat.completions.create(**LONG, n=8)
-        if found := ended.settled(at_least=1):
+        if (found := ended.settled(at_least=1, within_s=5))["cancelled"]:
             break
     assert found["cancelled"] > 0  # not each of them, where the machine is busy

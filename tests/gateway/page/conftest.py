@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from gateway.config import GatewayConfig
 from tests.chromium import browser as browser
 from tests.gateway.serving import serve_facade
 from tritonforge.server import TritonServer
+
+TIMEOUT_MS = 60_000  # for a machine that is busy
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +56,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         page.on("websocket", lambda socket: look(socket.url))
         page.on("console", lambda said: complaints.append(said.text) if said.type != "log" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(TIMEOUT_MS)
         page.goto(url)
         return page
 

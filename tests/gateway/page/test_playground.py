@@ -49,7 +49,7 @@ def test_texts_are_compared(open_page: OpenPage, open_facade: str) -> None:
 
 def test_batch_size_and_queue_time_are_shown_live(open_page: OpenPage, open_facade: str) -> None:
     page = ready(open_page(open_facade))
-    for attempt in range(8):
+    for attempt in range(60):
         page.locator("#embedding-texts").fill(f"one {attempt}\ntwo {attempt}\nthree {attempt}")
         page.get_by_role("button", name="Compare").click()
         page.wait_for_timeout(700)

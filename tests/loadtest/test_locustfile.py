@@ -11,9 +11,8 @@ from tritonforge.server import TritonServer
 def test_encoders_without_a_failure(server: TritonServer, tmp_path: Path) -> None:
     urls = ("--grpc-url", server.grpc_url, "--http-url", server.http_address)
     users = ("GrpcUser", "HttpUser")
-    status, rows, output = locust(
-        tmp_path, *users, *urls, "--model", "toy_embedder", "--texts-per-request", "3"
-    )
+    command = (*users, *urls, "--model", "toy_embedder", "--texts-per-request", "3")
+    status, rows, output = locust(tmp_path, *command, kinds=("gRPC", "HTTP"), least=3)
     assert status == 0, output
     assert set(rows) == {"gRPC", "HTTP"}
     for row in rows.values():
@@ -29,6 +28,7 @@ def test_streams_have_rows_for_first_token_and_tokens(server: TritonServer, tmp_
         LOADTEST_GRPC_URL=server.grpc_url,
         LOADTEST_HTTP_URL=server.http_address,
         LOADTEST_MODEL="toy_generator",
+        kinds=("gRPC stream", "SSE"),
     )
     assert status == 0, output
     assert set(rows) == {"gRPC stream", "SSE", "first token", "token"}
@@ -40,7 +40,9 @@ def test_streams_have_rows_for_first_token_and_tokens(server: TritonServer, tmp_
 
 def test_failures_are_reported(server: TritonServer, tmp_path: Path) -> None:
     urls = ("--grpc-url", server.grpc_url, "--http-url", server.http_address)
-    status, rows, output = locust(tmp_path, "GrpcUser", "HttpUser", *urls, "--model", "absent")
+    status, rows, output = locust(
+        tmp_path, "GrpcUser", "HttpUser", *urls, "--model", "absent", kinds=("gRPC", "HTTP")
+    )
     assert status == 1
     assert "unknown model" in output
     for row in rows.values():

@@ -114,8 +114,8 @@ def _similarities(vectors: NDArray[np.float32]) -> Table:
 
 def _batches(server: TritonServer, engine: str) -> Table:
     """Batch sizes that Triton formed, from its statistics extension."""
-    response = httpx.get(f"{server.http_url}/v2/models/{engine}/stats", trust_env=False).raise_for_status()
-    stats: Mapping[str, Any] = response.json()["model_stats"][0]
+    response = httpx.get(f"{server.http_url}/v2/models/{engine}/stats", timeout=30.0, trust_env=False)
+    stats: Mapping[str, Any] = response.raise_for_status().json()["model_stats"][0]
     table = Table()
     table.add_column("batch size", justify="right")
     table.add_column("executions", justify="right")
@@ -127,14 +127,25 @@ def _batches(server: TritonServer, engine: str) -> Table:
 
 
 def _metrics(server: TritonServer) -> Table:
-    """The key figures from the Prometheus endpoint."""
-    time.sleep(_COUNTERS_SETTLE_S)
-    lines = httpx.get(server.metrics_url, trust_env=False).raise_for_status().text.splitlines()
+    """The key figures from the Prometheus endpoint, once they stand still."""
+    found: dict[str, float] = {}
+    while found != (found := _counters(server)):
+        time.sleep(_COUNTERS_SETTLE_S)
     table = Table()
     table.add_column("metric")
     table.add_column("meaning")
     table.add_column("value", justify="right")
     for metric, meaning in _METRICS.items():
-        values = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(metric + "{")]
-        table.add_row(metric, meaning, f"{sum(values):.0f}")
+        table.add_row(metric, meaning, f"{found[metric]:.0f}")
     return table
+
+
+def _counters(server: TritonServer) -> dict[str, float]:
+    """Each metric, summed over its labels."""
+    page = httpx.get(server.metrics_url, timeout=30.0, trust_env=False).raise_for_status().text
+    return {
+        metric: sum(
+            float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(metric + "{")
+        )
+        for metric in _METRICS
+    }

@@ -26,7 +26,7 @@ TURNS = (
     "What is the capital of France?",
 )
 _MAX_TOKENS = 60
-_COUNTERS_SETTLE_S = 1.0  # the backend hands its counts over after the answers
+_COUNTERS_PATIENCE_S = 30.0  # the backend hands its counts over after the answers
 _PREFIX = "tritonforge_generation_"
 _COUNTERS = {
     "prompt_tokens_total": "tokens of the prompts",
@@ -78,10 +78,8 @@ def demo_chat(
                     console.print(Text(f"> {turn}", "bold"), soft_wrap=True)
                     chat.answer(turn)
                     console.print()
-            time.sleep(_COUNTERS_SETTLE_S)
             console.print(f"[bold]from {server.metrics_url}[/]", highlight=False)
-            page = httpx.get(server.metrics_url, trust_env=False).raise_for_status().text
-            console.print(_metrics(page, name))
+            console.print(_metrics(_counted(server.metrics_url, name), name))
     console.print(
         f"\nThe server has stopped. To go on yourself: tritonforge serve, and then tritonforge chat {name}",
         highlight=False,
@@ -89,21 +87,33 @@ def demo_chat(
     )
 
 
+def _counted(url: str, model: str) -> str:
+    """The page of metrics once all answers are counted in it."""
+    deadline = time.monotonic() + _COUNTERS_PATIENCE_S
+    while True:
+        page = httpx.get(url, timeout=30.0, trust_env=False).raise_for_status().text
+        counted = _total(page, model, "finished_requests_total") >= len(TURNS)
+        if counted or time.monotonic() > deadline:
+            return page
+        time.sleep(0.1)
+
+
+def _total(page: str, model: str, metric: str) -> float:
+    """One metric of one model, from a page of Prometheus' format."""
+    lines = [line for line in page.splitlines() if line.startswith(f"{_PREFIX}{metric}{{")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if f'model="{model}"' in line)
+
+
 def _metrics(page: str, model: str) -> Table:
-    """The key figures of one model from a page of Prometheus' format."""
-
-    def total(metric: str) -> float:
-        lines = [line for line in page.splitlines() if line.startswith(f"{_PREFIX}{metric}{{")]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if f'model="{model}"' in line)
-
+    """The key figures of one model."""
     table = Table()
     table.add_column(_PREFIX)
     table.add_column("meaning")
     table.add_column("value", justify="right")
     for metric, meaning in _COUNTERS.items():
-        table.add_row(metric, meaning, f"{total(metric):.0f}")
+        table.add_row(metric, meaning, f"{_total(page, model, metric):.0f}")
     for metric, meaning in _HISTOGRAMS.items():
-        count = total(f"{metric}_count")
-        mean = f"{total(f'{metric}_sum') / count * 1e3:.1f}" if count else "-"
+        count = _total(page, model, f"{metric}_count")
+        mean = f"{_total(page, model, f'{metric}_sum') / count * 1e3:.1f}" if count else "-"
         table.add_row(metric, meaning, mean)
     return table

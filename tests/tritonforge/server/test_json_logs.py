@@ -92,7 +92,7 @@ def test_a_table_at_the_very_end_is_not_lost() -> None:
     pump = LogPump(os.fdopen(reader, "rb"), sink, lines=JsonLines())
     with os.fdopen(writer, "wb") as out:
         out.write(f"I{STAMP} server.cc:674] \n| ".encode() + b"\xff |\n")
-    pump.join(5)
+    pump.join(60)
     assert json.loads(sink.getvalue())["event"] == "| \ufffd |"
     assert pump.tail()[-1] == "| \ufffd |"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tritonforge.server.test_process import ask, wait_until
+from tests.tritonforge.conftest import wait_until
+from tests.tritonforge.server.test_process import ask
 from tritonforge.errors import UsageError
 from tritonforge.server import ServerOptions, TritonServer
 from tritonforge.server.memory import MIB, MemoryGuard, check_limit, limit_of
@@ -107,12 +108,14 @@ def test_together_they_hold_no_more_either(server: TritonServer, caplog: pytest.
     assert caplog.text.count("ending the largest stub") == 1, (
         "the one that is being taken apart does not count"
     )
+
     # The watchdog brings the model back, empty; the other one never went.
-    assert wait_until(lambda: {s.model for s in scan_stubs(server.pid)[0]} == {"first", "second"}, 30)
-    after = {stub.model: stub.pid for stub in scan_stubs(server.pid)[0]}
-    assert after["first"] == before["first"]
-    assert after["second"] != before["second"]
-    assert wait_until(lambda: ask(server, "second", "1").status_code == 200, 30)
+    def after() -> dict[str, int]:
+        return {stub.model: stub.pid for stub in scan_stubs(server.pid)[0]}
+
+    assert wait_until(lambda: after().get("second", before["second"]) != before["second"])
+    assert after()["first"] == before["first"]
+    assert wait_until(lambda: ask(server, "second", "1").status_code == 200)
 
 
 def test_a_server_without_edge_models_has_no_limit(toy_server: TritonServer) -> None:
@@ -155,6 +158,6 @@ def test_a_limit_above_the_hard_one_is_an_error_not_a_crash() -> None:
     )
     if os.geteuid() != 0:
         code = code.replace("os.setgroups([]); os.setgid(65534); os.setuid(65534)\n", "")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith("ServerError"), done.stderr
     assert "the hard limit is 4096 MiB" in done.stdout

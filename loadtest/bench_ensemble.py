@@ -66,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     texts = make_texts(options.texts, LengthMix.parse(options.mix))
     server_options = ServerOptions(
-        http_port=0, grpc_port=0, metrics_port=0, engine_threads=options.engine_threads
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        models=(options.model,),  # others would share the machine
+        engine_threads=options.engine_threads,
     )
     log_path = Path(options.log)
     log_path.parent.mkdir(parents=True, exist_ok=True)

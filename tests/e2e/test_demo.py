@@ -9,6 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # an export may be part of it
 def test_the_demo(minilm_build_root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tritonforge.cli", "demo"]
     folders = ["--repository", str(tmp_path / "repository"), "--build-dir", str(minilm_build_root)]

@@ -211,11 +211,20 @@ class Metrics:
     @classmethod
     async def start(cls, server: TritonServer) -> Metrics:
         """Begin after the counts of earlier requests have been handed over."""
-        made = None
-        while made is None or made.before != made.read():
-            made = cls(server.metrics_url)
+        made, last = cls(server.metrics_url), None
+        while last != (last := made.counts()):
             await asyncio.sleep(2 * INTERVAL)
+            made = cls(server.metrics_url)
         return made
+
+    def counts(self) -> dict[str, float]:
+        """Those that stand still when nobody asks."""
+        kinds = ("nv_inference_count", "nv_inference_exec_count", "tritonforge_")
+        return {
+            name: value
+            for name, value in self.before.items()
+            if name.startswith(kinds) and not name.startswith("tritonforge_stub_")
+        }
 
     def read(self) -> dict[str, float]:
         lines = re.findall(

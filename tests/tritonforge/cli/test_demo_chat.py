@@ -23,6 +23,7 @@ def build_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # an export may be part of it
 @pytest.mark.skipif(find_spec("openvino_genai") is None, reason="openvino-genai is not installed")
 def test_the_chat_demo(build_dir: Path, tmp_path: Path) -> None:
     done = subprocess.run(

@@ -120,10 +120,13 @@ class Fleet:
             for server in self._servers:
                 with contextlib.suppress(ServerError, ProcessLookupError):
                     os.kill(server.pid, signal.SIGCONT)
+            for server in self._servers:
+                if not _lives(server):
+                    server.stop()  # what is left of it
             self._servers = [server for server in self._servers if _lives(server)]
 
     def stop(self) -> None:
-        """End all of them, and what is left of those that were killed."""
+        """End all of them."""
         self._stack.close()
 
 

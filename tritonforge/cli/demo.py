@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from tritonforge.cli.build import build
+from tritonforge.cli.counters import metrics_page, total
 from tritonforge.cli.extras import require
 from tritonforge.console import console
 from tritonforge.errors import ServerError, UsageError
@@ -141,11 +142,5 @@ def _metrics(server: TritonServer) -> Table:
 
 
 def _counters(server: TritonServer) -> dict[str, float]:
-    """Each metric, summed over its labels."""
-    page = httpx.get(server.metrics_url, timeout=30.0, trust_env=False).raise_for_status().text
-    return {
-        metric: sum(
-            float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(metric + "{")
-        )
-        for metric in _METRICS
-    }
+    page = metrics_page(server.metrics_url)
+    return {metric: total(page, metric) for metric in _METRICS}

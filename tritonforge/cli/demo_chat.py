@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from tritonforge.cli.build import build
 from tritonforge.cli.chat import Chat
+from tritonforge.cli.counters import metrics_page, total
 from tritonforge.cli.extras import require
 from tritonforge.cli.generation import reported, sampling
 from tritonforge.console import console
@@ -91,17 +91,11 @@ def _counted(url: str, model: str) -> str:
     """The page of metrics once all answers are counted in it."""
     deadline = time.monotonic() + _COUNTERS_PATIENCE_S
     while True:
-        page = httpx.get(url, timeout=30.0, trust_env=False).raise_for_status().text
-        counted = _total(page, model, "finished_requests_total") >= len(TURNS)
+        page = metrics_page(url)
+        counted = total(page, f"{_PREFIX}finished_requests_total", model) >= len(TURNS)
         if counted or time.monotonic() > deadline:
             return page
         time.sleep(0.1)
-
-
-def _total(page: str, model: str, metric: str) -> float:
-    """One metric of one model, from a page of Prometheus' format."""
-    lines = [line for line in page.splitlines() if line.startswith(f"{_PREFIX}{metric}{{")]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if f'model="{model}"' in line)
 
 
 def _metrics(page: str, model: str) -> Table:
@@ -110,10 +104,14 @@ def _metrics(page: str, model: str) -> Table:
     table.add_column(_PREFIX)
     table.add_column("meaning")
     table.add_column("value", justify="right")
+
+    def figure(metric: str) -> float:
+        return total(page, _PREFIX + metric, model)
+
     for metric, meaning in _COUNTERS.items():
-        table.add_row(metric, meaning, f"{_total(page, model, metric):.0f}")
+        table.add_row(metric, meaning, f"{figure(metric):.0f}")
     for metric, meaning in _HISTOGRAMS.items():
-        count = _total(page, model, f"{metric}_count")
-        mean = f"{_total(page, model, f'{metric}_sum') / count * 1e3:.1f}" if count else "-"
+        count = figure(f"{metric}_count")
+        mean = f"{figure(f'{metric}_sum') / count * 1e3:.1f}" if count else "-"
         table.add_row(metric, meaning, mean)
     return table

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tritonclient.grpc
 
 from clients import AsyncClient, Client, ClientError, Piece
+from tests.clients.driver import Driver, own_regions
 from tritonforge.server import ServerOptions, TritonServer
 
 FREE_PORTS = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
@@ -111,6 +113,21 @@ def kind(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(params=["grpc", "http"])
 def protocol(request: pytest.FixtureRequest) -> Any:
     return request.param
+
+
+@pytest.fixture
+def drive(server: TritonServer, kind: Any, protocol: str) -> Driver:
+    return Driver(server, kind, protocol, shm=False)
+
+
+@pytest.fixture
+def drive_shm(server: TritonServer, kind: Any, protocol: str) -> Iterator[Driver]:
+    """A driver with shared memory; afterwards nothing of it may be left."""
+    yield Driver(server, kind, protocol, shm=True)
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        status = client.get_system_shared_memory_status(as_json=True)
+    assert not status.get("regions"), "the server still knows regions"
+    assert own_regions() == []
 
 
 @pytest.fixture

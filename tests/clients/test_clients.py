@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import inspect
-import os
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +13,6 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from numpy.typing import NDArray
 
 from clients import (
     AsyncClient,
@@ -30,77 +23,11 @@ from clients import (
     RequestTimeoutError,
     RetryPolicy,
     ServerFaultError,
-    SharedMemoryError,
     UnavailableError,
 )
 from clients.core import ModelMetadata
+from tests.clients.driver import QUICK, Driver, expected, own_regions, released, sentences
 from tritonforge.server import TritonServer
-
-QUICK = RetryPolicy(attempts=4, first_delay=0.01)
-
-
-def expected(texts: list[str]) -> NDArray[np.float32]:
-    """What the toy model computes, computed here."""
-    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32) for text in texts]
-    return np.array(digests, np.float32).reshape(-1, 8) / np.float32(2**32)
-
-
-def sentences(count: int) -> list[str]:
-    return [f"Sätze {number} of many 漢字 🙂 " + "word " * (number % 40) for number in range(count)]
-
-
-class Driver:
-    """Runs the same calls on a blocking or an asyncio client, so that each test is written once."""
-
-    def __init__(
-        self, server: TritonServer, kind: type[Client] | type[AsyncClient], protocol: str, shm: bool
-    ) -> None:
-        self.url = server.grpc_url if protocol == "grpc" else server.http_address
-        self.kind = kind
-        self.settings: dict[str, Any] = {"protocol": protocol, "shared_memory": shm}
-
-    def __call__(self, action: Callable[[Any], Any], *, model: str = "toy_embedder", **settings: Any) -> Any:
-        """Open a client, run ``action(client)``, await what it returns if need be, and close the client."""
-        settings = {"url": self.url, **self.settings, **settings}
-        if self.kind is Client:
-            with Client(model=model, **settings) as client:
-                return action(client)
-
-        async def run() -> Any:
-            async with AsyncClient(model=model, **settings) as client:
-                answer = action(client)
-                return await answer if inspect.isawaitable(answer) else answer
-
-        return asyncio.run(run())
-
-
-@pytest.fixture(params=[Client, AsyncClient], ids=["sync", "asyncio"])
-def kind(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture(params=["grpc", "http"])
-def protocol(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture
-def drive(server: TritonServer, kind: Any, protocol: str) -> Driver:
-    return Driver(server, kind, protocol, shm=False)
-
-
-@pytest.fixture
-def drive_shm(server: TritonServer, kind: Any, protocol: str) -> Iterator[Driver]:
-    """A driver with shared memory; afterwards nothing of it may be left."""
-    yield Driver(server, kind, protocol, shm=True)
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        status = client.get_system_shared_memory_status(as_json=True)
-    assert not status.get("regions"), "the server still knows regions"
-    assert own_regions() == []
-
-
-def own_regions() -> list[str]:
-    return [path.name for path in Path("/dev/shm").glob(f"tritonforge-client-{os.getpid()}-*")]
 
 
 def requests_seen(server: TritonServer, at_least: int = 0, pause: float = 0.05) -> int:
@@ -120,15 +47,6 @@ def requests_seen(server: TritonServer, at_least: int = 0, pause: float = 0.05) 
 def requests_when_quiet(server: TritonServer) -> int:
     """The same, once those are counted that a failed call left in flight."""
     return requests_seen(server, pause=0.5)
-
-
-@contextmanager
-def released(end: Path) -> Iterator[None]:
-    """What waits in the model for this file may go on after the block."""
-    try:
-        yield
-    finally:
-        end.touch()
 
 
 # Texts in, numbers out
@@ -340,106 +258,6 @@ def test_closed_client(drive: Driver) -> None:
     client = drive(lambda client: client)
     with pytest.raises(ClientError, match="closed"):
         drive(lambda _: client.embed(["a"]))
-
-
-# Shared memory
-
-
-def test_regions_are_reused(server: TritonServer, drive_shm: Driver) -> None:
-    def embed_twice(client: Any) -> Any:
-        if isinstance(client, Client):
-            client.embed(["a"])
-            first = own_regions()
-            client.embed(["b"])
-            return first, own_regions()
-
-        async def run() -> Any:
-            await client.embed(["a"])
-            first = own_regions()
-            await client.embed(["b"])
-            return first, own_regions()
-
-        return run()
-
-    first, second = drive_shm(embed_twice)
-    assert len(first) == 1
-    assert first == second
-
-
-def test_no_region_left_after_errors(drive_shm: Driver) -> None:
-    for order in ("!invalid", "!internal", f"!unavailable 9 {uuid.uuid4().hex}"):
-        with pytest.raises(ClientError, match="asked to"):
-            drive_shm(lambda client, order=order: client.embed([order, "b"]), retry=QUICK)
-
-
-def test_no_region_left_after_a_timeout(server: TritonServer, drive_shm: Driver, tmp_path: Path) -> None:
-    end = tmp_path / "end"
-
-    def fail(client: Any) -> Any:
-        # The server still uses the region when the client is closed, and for a moment longer.
-        late = threading.Timer(0.3, end.touch)
-        if isinstance(client, Client):
-            with pytest.raises(RequestTimeoutError):
-                client.embed([f"!until {end}"])
-            return late.start()
-
-        async def run() -> None:
-            with pytest.raises(RequestTimeoutError):
-                await client.embed([f"!until {end}"])
-            late.start()
-
-        return run()
-
-    drive_shm(fail, timeout=0.4)
-    assert server.returncode is None, "the server died of a region that went away"
-
-
-def test_no_region_left_after_cancellation(drive_shm: Driver, tmp_path: Path) -> None:
-    if drive_shm.kind is Client:
-        pytest.skip("blocking calls cannot be cancelled")
-
-    async def cancel(client: AsyncClient) -> None:
-        await client.embed(["warm"])
-        end = tmp_path / "end"
-        task = asyncio.create_task(client.embed([f"!until {end}"]))
-        with released(end):
-            while not end.with_suffix(".begun").exists():
-                await asyncio.sleep(0.01)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        np.testing.assert_array_equal(await client.embed(["after"]), expected(["after"]))
-
-    drive_shm(cancel)
-
-
-def test_server_forgot_the_regions(server: TritonServer, drive_shm: Driver) -> None:
-    """As after a restart of the server on the same port."""
-
-    def forget() -> None:
-        with tritonclient.grpc.InferenceServerClient(server.grpc_url) as raw:
-            raw.unregister_system_shared_memory()
-
-    def embed_forget_embed(client: Any) -> Any:
-        if isinstance(client, Client):
-            client.embed(["a"])
-            forget()
-            return client.embed(["b"])
-
-        async def run() -> Any:
-            await client.embed(["a"])
-            forget()
-            return await client.embed(["b"])
-
-        return run()
-
-    np.testing.assert_array_equal(drive_shm(embed_forget_embed, retry=QUICK), expected(["b"]))
-
-
-def test_region_that_the_system_will_not_give(drive_shm: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clients.shared_memory._SMALLEST_REGION", 1 << 62)
-    with pytest.raises(SharedMemoryError, match="/dev/shm"):
-        drive_shm(lambda client: client.embed(["a"]))
 
 
 # Connections

@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 
 from clients import AsyncClient, Client, ClientError, Piece
-
-WORDS = 600
-SLOW = "!slow 0.1 " + " ".join("abcdefghij" * (WORDS // 10))  # a minute: it is left long before its end
+from tests.clients.long_prompt import SLOW, WORDS
 
 
 def test_close(generate: Any, settled: Any) -> None:

@@ -16,10 +16,9 @@ from clients import (
     ServerFaultError,
     UnavailableError,
 )
+from tests.clients.long_prompt import SLOW, WORDS
 
 QUICK = RetryPolicy(attempts=3, first_delay=0.01)
-WORDS = 600
-SLOW = "!slow 0.1 " + " ".join("abcdefghij" * (WORDS // 10))  # a minute: it is left long before its end
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

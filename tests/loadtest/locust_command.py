@@ -33,18 +33,8 @@ def _locust(
     folder: Path, seconds: int, *arguments: str, **environment: str
 ) -> tuple[int, dict[str, dict[str, str]], str]:
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
-    command += [
-        "-u",
-        "6",
-        "-r",
-        "6",
-        "-t",
-        f"{seconds}s",
-        "--stop-timeout",
-        "60",
-        "--csv",
-        str(folder / "run"),
-    ]
+    command += ["-u", "6", "-r", "6", "-t", f"{seconds}s", "--stop-timeout", "60"]
+    command += ["--csv", str(folder / "run")]
     done = subprocess.run(
         [*command, *arguments],
         cwd=LOCUSTFILE.parents[1],

@@ -159,10 +159,11 @@ def repository(
 ) -> Path:
     """A tiny encoder; test_images.py serves the first recipe with each engine from the same environment."""
     tiny_build("bert", "embedding")
-    # Folders of pytest are for its own user; the image's is another.
+    # Alone, so that requests need not name it: other tests publish there too.
     copy = tmp_path_factory.mktemp("served") / "models"
-    shutil.copytree(tiny_repository, copy)
-    copy.chmod(0o755)
+    for folder in tiny_repository.glob("bert-embedding*"):
+        shutil.copytree(folder, copy / folder.name)
+    copy.chmod(0o755)  # folders of pytest are for its own user; the image's is another
     return copy
 
 

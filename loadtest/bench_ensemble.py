@@ -5,10 +5,11 @@
     python -m loadtest.bench_ensemble --model minilm
 
 Three processes share the machine: tritonserver with the ensemble, a client with ``--concurrency``
-requests of one text in flight, and a process that runs tokenizer and engine directly, in batches of as
-many texts (or of ``--direct-batch``). The last two take turns, so that a noisy machine is as noisy for
-both. The same texts, the same model file, the same thread budget. Requests are encoded before the clock
-starts and answers decoded after it has stopped: the client's work is not the server's.
+requests of ``--request-texts`` texts in flight, and a process that runs tokenizer and engine directly, in
+batches of as many texts (or of ``--direct-batch``). The last two take turns, so that a noisy machine is as
+noisy for both. The same texts, the same model file, the same thread budget. Requests are encoded before the
+clock starts and answers decoded after it has stopped. What is left of the client takes part of the machine
+all the same, so CPU time is told for each.
 
 Then one text at a time: what a lone request pays for the server, over tokenizer and engine called directly.
 """
@@ -36,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.corpus import DEFAULT_MIX, LengthMix, make_texts
+from loadtest.cpu_time import cpu_seconds
 from loadtest.errors import LoadTestError
 from tritonforge.server import ServerOptions, TritonServer
 
@@ -50,15 +52,28 @@ class Load:
 
     Attributes:
         texts_per_second: Texts answered over the wall time of the round.
+        cpu_ms: CPU time of the client for a text, milliseconds.
         p50_ms: Median latency, milliseconds.
         p95_ms: 95th percentile.
         p99_ms: 99th percentile.
     """
 
     texts_per_second: float
+    cpu_ms: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Texts a second of either side in one round, and the CPU milliseconds of a text."""
+
+    alone: float
+    alone_cpu_ms: float
+    served: float
+    server_cpu_ms: float
+    client_cpu_ms: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,9 +104,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", default="minilm", help="the ensemble")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--concurrency", type=int, default=64, help="requests in flight, one text each")
+    parser.add_argument("--concurrency", type=int, default=64, help="requests in flight")
+    parser.add_argument("--request-texts", type=int, default=1, help="texts in a request")
     parser.add_argument(
-        "--direct-batch", type=int, default=None, help="batch of the engine alone; as --concurrency if absent"
+        "--direct-batch", type=int, default=None, help="batch of the engine alone; all in flight if absent"
     )
     parser.add_argument("--texts", type=int, default=512, help="texts in a round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of either side, in turns")
@@ -109,7 +125,7 @@ def _measure(server: TritonServer, texts: list[str], options: argparse.Namespace
     engine = f"{options.model}_engine"
     config = _get_json(f"{server.http_url}/v2/models/{engine}/config")
     before = _counts(server, engine)
-    direct_batch = options.direct_batch or options.concurrency
+    direct_batch = options.direct_batch or options.concurrency * options.request_texts
     context = get_context("spawn")  # gRPC does not survive a fork
     with (
         ProcessPoolExecutor(
@@ -118,14 +134,21 @@ def _measure(server: TritonServer, texts: list[str], options: argparse.Namespace
         ProcessPoolExecutor(1, context) as client,
     ):
         threads = raw.submit(_raw_threads).result()
-        rounds = []
+        rounds: list[_Round] = []
         for number in range(options.rounds + 1):
             direct = raw.submit(_run_raw, texts, direct_batch).result()
+            cpu_before = cpu_seconds(server.pid)
             served = client.submit(
-                _run_client, server.grpc_url, options.model, texts, options.concurrency
+                _run_client,
+                server.grpc_url,
+                options.model,
+                texts,
+                options.concurrency,
+                options.request_texts,
             ).result()
+            cpu = (cpu_seconds(server.pid) - cpu_before) / len(texts) * 1e3
             if number:  # the first round warms up
-                rounds.append((direct, served.texts_per_second))
+                rounds.append(_Round(*direct, served.texts_per_second, cpu, served.cpu_ms))
         after = _counts(server, engine)
         lone = []
         for _ in range(options.rounds):
@@ -152,12 +175,16 @@ def _measure(server: TritonServer, texts: list[str], options: argparse.Namespace
         "engine_threads": threads,
         "cores": len(os.sched_getaffinity(0)),
         "concurrency": options.concurrency,
+        "request_texts": options.request_texts,
         "direct_batch": direct_batch,
         "mix": options.mix,
-        "engine_alone_texts_per_second": statistics.median(direct for direct, _ in rounds),
-        "ensemble_texts_per_second": statistics.median(served for _, served in rounds),
-        "ratio": statistics.median(served / direct for direct, served in rounds),
-        "ratios": [round(served / direct, 3) for direct, served in rounds],
+        "engine_alone_texts_per_second": statistics.median(each.alone for each in rounds),
+        "ensemble_texts_per_second": statistics.median(each.served for each in rounds),
+        "ratio": statistics.median(each.served / each.alone for each in rounds),
+        "ratios": [round(each.served / each.alone, 3) for each in rounds],
+        "engine_alone_cpu_ms": statistics.median(each.alone_cpu_ms for each in rounds),
+        "server_cpu_ms": statistics.median(each.server_cpu_ms for each in rounds),
+        "client_cpu_ms": statistics.median(each.client_cpu_ms for each in rounds),
         "mean_batch": (after[0] - before[0]) / max(1, after[1] - before[1]),
         "lone_alone_p50_ms": statistics.median(direct for direct, _ in lone),
         "lone_served_p50_ms": statistics.median(served for _, served in lone),
@@ -202,14 +229,15 @@ def _raw_threads() -> int:
     return int(_raw["threads"])
 
 
-def _run_raw(texts: list[str], batch_size: int) -> float:
-    """Texts a second, in batches of ``batch_size`` in arrival order."""
+def _run_raw(texts: list[str], batch_size: int) -> tuple[float, float]:
+    """Texts a second in batches of ``batch_size`` in arrival order, and CPU milliseconds of a text."""
     arrays = [np.array([[text.encode()]], dtype=object) for text in texts]
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for first in range(0, len(texts), batch_size):
         tokens = _raw["tokenizer"].tokenize(arrays[first : first + batch_size])
         _raw["encoder"].encode(tokens.results, lambda index: False)
-    return len(texts) / (time.perf_counter() - start)
+    rate = len(texts) / (time.perf_counter() - start)
+    return rate, (time.process_time() - cpu) / len(texts) * 1e3
 
 
 def _run_raw_singly(texts: list[str]) -> float:
@@ -226,17 +254,18 @@ def _run_raw_singly(texts: list[str]) -> float:
 # --- the client, in a process of its own ---------------------------------------------------------
 
 
-def _run_client(url: str, model: str, texts: list[str], concurrency: int) -> Load:
-    """Send each text in a request of its own, ``concurrency`` in flight."""
-    return asyncio.run(_send_all(url, model, texts, concurrency))
+def _run_client(url: str, model: str, texts: list[str], concurrency: int, request_texts: int = 1) -> Load:
+    """Send ``request_texts`` texts in a request, ``concurrency`` requests in flight."""
+    return asyncio.run(_send_all(url, model, texts, concurrency, request_texts))
 
 
-async def _send_all(url: str, model: str, texts: list[str], concurrency: int) -> Load:
+async def _send_all(url: str, model: str, texts: list[str], concurrency: int, request_texts: int) -> Load:
     """Closed loop: each worker sends its next text when the last is answered."""
     import grpc.aio
     from tritonclient.grpc import service_pb2
 
-    pending = iter([_request(model, text) for text in texts])
+    starts = range(0, len(texts), request_texts)
+    pending = iter([_request(model, texts[first : first + request_texts]) for first in starts])
     latencies: list[float] = []
     answers: list[bytes] = []
     async with grpc.aio.insecure_channel(url, [("grpc.enable_http_proxy", 0)]) as channel:
@@ -248,24 +277,24 @@ async def _send_all(url: str, model: str, texts: list[str], concurrency: int) ->
                 answers.append(await infer(request))
                 latencies.append(time.perf_counter() - start)
 
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(*(worker() for _ in range(concurrency)))
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     for answer in answers:
         if not any(service_pb2.ModelInferResponse.FromString(answer).raw_output_contents):
             raise LoadTestError("an answer holds nothing", where=f"model {model} on {url}")
     p50, p95, p99 = np.percentile(np.array(latencies) * 1e3, (50, 95, 99)).tolist()
-    return Load(len(texts) / seconds, p50, p95, p99)
+    return Load(len(texts) / seconds, cpu / len(texts) * 1e3, p50, p95, p99)
 
 
-def _request(model: str, text: str) -> bytes:
-    """One text as Triton's gRPC endpoint takes it."""
+def _request(model: str, texts: list[str]) -> bytes:
+    """Texts as Triton's gRPC endpoint takes them: each behind its length."""
     from tritonclient.grpc import service_pb2
 
-    data = text.encode()
     request = service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
-    request.raw_input_contents.append(struct.pack("<I", len(data)) + data)
+    request.inputs.add(name="text", datatype="BYTES", shape=[len(texts), 1])
+    data = [text.encode() for text in texts]
+    request.raw_input_contents.append(b"".join(struct.pack("<I", len(each)) + each for each in data))
     return bytes(request.SerializeToString())
 
 
@@ -297,12 +326,20 @@ def _print(result: dict[str, Any]) -> None:
         highlight=False,
     )
     throughput = Table()
-    throughput.add_column(f"{result['concurrency']} texts in flight")
+    throughput.add_column(f"{result['concurrency']} in flight, {result['request_texts']} text(s) each")
     throughput.add_column("texts/s", justify="right")
+    throughput.add_column("CPU ms/text", justify="right")
     throughput.add_row(
-        f"engine alone, batches of {result['direct_batch']}", f"{result['engine_alone_texts_per_second']:.0f}"
+        f"engine alone, batches of {result['direct_batch']}",
+        f"{result['engine_alone_texts_per_second']:.0f}",
+        f"{result['engine_alone_cpu_ms']:.2f}",
     )
-    throughput.add_row("ensemble, outside client", f"{result['ensemble_texts_per_second']:.0f}")
+    throughput.add_row(
+        "ensemble, outside client",
+        f"{result['ensemble_texts_per_second']:.0f}",
+        f"{result['server_cpu_ms']:.2f}",
+    )
+    throughput.add_row("the client", "", f"{result['client_cpu_ms']:.2f}")
     throughput.add_section()
     throughput.add_row("ratio, median of the rounds", f"{result['ratio']:.2f}")
     throughput.add_row("mean batch that Triton formed", f"{result['mean_batch']:.1f}")

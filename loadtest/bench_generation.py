@@ -29,12 +29,12 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from loadtest import generation_alone
 from loadtest.corpus import LengthMix, make_texts, source
+from loadtest.cpu_time import cpu_seconds
 from loadtest.errors import LoadTestError
 from loadtest.generation_client import Turn, ask_over_grpc, ask_over_sse
 from tritonforge.console import err_console
@@ -195,7 +195,7 @@ def _open_side(
         else:
             address = server.grpc_url if name == "grpc" else server.http_address
             ask = ask_over_grpc if name == "grpc" else ask_over_sse
-            yield Side(through(ask, address, recipe.name), lambda: _cpu_seconds(server.pid))
+            yield Side(through(ask, address, recipe.name), lambda: cpu_seconds(server.pid))
 
 
 def _take_turns(
@@ -263,13 +263,6 @@ def _summary(rounds: Sequence[Round], options: argparse.Namespace) -> dict[str, 
 def _newest_version(model: Path) -> Path:
     """The version folder that Triton serves."""
     return max((path for path in model.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-
-
-def _cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process and its children so far."""
-    process = psutil.Process(pid)
-    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return float(sum(each.user + each.system for each in times))
 
 
 def _get_json(url: str) -> Any:

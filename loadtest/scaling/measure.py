@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 
 from loadtest.corpus import DEFAULT_MIX, make_texts, parse_mix
+from loadtest.cpu_time import cpu_seconds
 from loadtest.errors import LoadTestError
 from loadtest.own_server import own_server
 from loadtest.perf_analyzer.install import install
@@ -178,7 +178,7 @@ def gateway_cpu_s(repository: Path, model: str, log: Path, mix: str, engine_thre
     texts = make_texts(_GATEWAY_REQUESTS, parse_mix(mix), seed=7)
     with own_server("rest", repository, model, log, engine_threads) as place:
         # The server is named first; what the gateway started comes after it.
-        processes = [psutil.Process(pid) for pid in place.watch.pids[1:]]
+        processes = place.watch.pids[1:]
         with httpx.Client(base_url=place.url, timeout=30, trust_env=False) as client:
 
             def ask(text: str) -> None:
@@ -187,18 +187,13 @@ def gateway_cpu_s(repository: Path, model: str, log: Path, mix: str, engine_thre
             try:
                 with ThreadPoolExecutor(8) as pool:
                     list(pool.map(ask, texts[:64]))
-                    before = _cpu(processes)
+                    before = cpu_seconds(*processes)
                     list(pool.map(ask, texts))
             except httpx.HTTPError as error:
                 raise LoadTestError(
                     f"a request failed: {error}", where=place.url, mend=f"see {log}"
                 ) from error
-        return (_cpu(processes) - before) / len(texts)
-
-
-def _cpu(processes: Sequence[psutil.Process]) -> float:
-    family = {each for process in processes for each in (process, *process.children(recursive=True))}
-    return sum(sum(each.cpu_times()[:2]) for each in family)
+        return (cpu_seconds(*processes) - before) / len(texts)
 
 
 def _lengths(

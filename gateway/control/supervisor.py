@@ -108,7 +108,7 @@ class Gateway:
         await self.stop()
 
     async def start(self, timeout_s: float = 120.0) -> None:
-        """Start everything and wait until ``/health`` answers through the door.
+        """Start everything and wait until Envoy listens and every facade process answers.
 
         Raises:
             GatewayConfigError: The configuration cannot be carried out.
@@ -235,7 +235,8 @@ class Gateway:
                         f"{child.name} {child.how_it_ended()} before it was ready",
                         mend="look into its log above",
                     )
-            if await _answers(self.paths.facade_http(0)) and await self._is_live():
+            answers = [await _answers(self.paths.facade_http(worker)) for worker in self._facades]
+            if all(answers) and await self._is_live():
                 await self._wait_for_keys()
                 return
             await asyncio.sleep(_POLL_S)

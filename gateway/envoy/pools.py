@@ -22,6 +22,14 @@ def seconds(value: float) -> str:
     return f"{value:.3f}s"
 
 
+def another_host() -> dict[str, Any]:
+    """The part of a retry policy that sends each try to a host which was not tried, while there is one."""
+    return {
+        "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", _PREVIOUS_HOSTS)],
+        "host_selection_retry_max_attempts": _CHOICES,
+    }
+
+
 def region_cluster(pool: str, region: str, protocol: Protocol) -> str:
     """Name of the cluster that holds the servers of a pool in one region."""
     return f"{pool}/{region}/{protocol}"
@@ -115,8 +123,7 @@ def _retry_policy(config: GatewayConfig, protocol: Protocol, streams: bool) -> d
         "retry_on": ",".join(causes),
         "num_retries": retries.attempts,
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.250s"},
-        "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", _PREVIOUS_HOSTS)],
-        "host_selection_retry_max_attempts": _CHOICES,
+        **another_host(),
         # The last try is made in the next region.
         "retry_priority": extension(
             "envoy.retry_priorities.previous_priorities",

@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.config import GatewayConfig
 from gateway.envoy.clusters import pool_action
-from gateway.envoy.pools import Protocol, seconds
+from gateway.envoy.pools import Protocol, another_host, seconds
 from gateway.envoy.typed import header, typed
 from gateway.envoy.upstreams import FACADE_GRPC, FACADE_HTTP
 from gateway.identity import POOL_HEADER
@@ -184,6 +184,7 @@ _RETRIES = {
     "retry_on": "connect-failure,refused-stream,reset-before-request",
     "num_retries": 3,
     "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+    **another_host(),  # a facade process that died has the fewest requests, and would get every try
 }
 
 

@@ -162,8 +162,12 @@ def _in_flight(door: Door, protocol: str) -> str:
 
 def _facades(door: Door) -> list[psutil.Process]:
     """Its facade processes that still run."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if str(door.run_folder) in child.cmdline()]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if str(door.run_folder) in child.cmdline():
+                found.append(child)
+    return found
 
 
 def test_two_workers_add_up(triton: TritonServer, tmp_path: Path) -> None:
@@ -204,6 +208,16 @@ async def test_a_worker_that_was_killed_counts_no_more(triton: TritonServer, tmp
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.1)
             assert not _in_flight(door, "websocket").endswith(" 8.0")
+
+
+async def test_while_a_worker_is_away_the_other_takes_all(triton: TritonServer, tmp_path: Path) -> None:
+    with open_door([triton], tmp_path, facade={"workers": 2}) as door:
+        url = door.url.replace("http", "ws") + "/ws/generate"
+        _facades(door)[0].kill()
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(16):  # each leaves the living one with one more than the dead one has
+                opened = connect(url, additional_headers=door.headers(), proxy=None, open_timeout=60)
+                await stack.enter_async_context(opened)
 
 
 def _is_back(door: Door) -> bool:

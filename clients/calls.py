@@ -6,8 +6,9 @@
 * **HTTP**: ``generate_stream`` for whole answers too. tritonserver notices that a client is gone when it
   sends, so a request to ``generate`` would run to its end for nobody.
 
-tritonserver 2.51 answers 400 to whatever fails in ``generate_stream``, and sends no status at all once
-pieces have come; with gRPC errors keep their kind.
+tritonserver answers 400 to whatever fails in ``generate_stream``, sends no status at all once pieces have
+come, and never one within a gRPC stream: the kind of an error is read from its text
+(:func:`~clients.errors.stream_status`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from urllib.parse import quote
 
 from tritonclient.utils import InferenceServerException
 
-from clients.errors import ClientError, RequestTimeoutError, UnavailableError, translate
+from clients.errors import ClientError, RequestTimeoutError, stream_status, translate
 from clients.generation import DATATYPES, Fields, Reply
 
 _CONTENTS = {
@@ -32,10 +33,6 @@ _CONTENTS = {
     "UINT64": "uint64_contents",
     "FP32": "fp32_contents",
 }
-# Without it tritonserver puts errors into the stream as texts without a status.
-_STATUS_WANTED = ("triton_grpc_error", "true")
-# What the backend says with UNAVAILABLE, for servers whose HTTP drops the status.
-_TRY_LATER = ("try again later", "for a free place", "is being unloaded")
 _EVENT_END = b"\n\n"
 
 
@@ -85,15 +82,9 @@ def grpc_request(model: str, version: str, fields: Fields) -> Any:
 
 
 def grpc_reply(message: Any) -> Reply:
-    """Read a message of the stream.
-
-    Raises:
-        ClientError: It carries an error, from a server too old to give a status.
-    """
+    """Read a message of the stream that tells no error."""
     from tritonclient.grpc import InferResult
 
-    if message.error_message:
-        raise translate(InferenceServerException(message.error_message), url="", timeout=0)
     result = InferResult(message.infer_response)
     outputs: dict[str, Any] = {}
     for output in message.infer_response.outputs:
@@ -110,6 +101,12 @@ class _GrpcErrors:
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url
         self._timeout = timeout
+        self._begun = False
+
+    def _failed(self, message: str) -> Exception:
+        """The error that a message of the stream tells."""
+        failed = InferenceServerException(message, status=stream_status(message, begun=self._begun))
+        return translate(failed, url=self._url, timeout=self._timeout)
 
     def _translated(self, error: Exception) -> Exception:
         code = getattr(error, "code", None)
@@ -128,7 +125,7 @@ class GrpcCall(_GrpcErrors):
     def __init__(self, stub: Any, headers: Mapping[str, str], request: Any, url: str, timeout: float) -> None:
         """Send the request."""
         super().__init__(url, timeout)
-        metadata = (*headers.items(), _STATUS_WANTED)
+        metadata = tuple(headers.items())
         self._call = stub.ModelStreamInfer(iter((request,)), metadata=metadata, timeout=timeout)
 
     def read(self, timeout: float | None) -> Reply | None:
@@ -145,6 +142,10 @@ class GrpcCall(_GrpcErrors):
             timer.start()
         try:
             message = next(self._call, None)
+            if message is not None and message.error_message:
+                # To its end: Triton 2.51 keeps for ever a call that is cancelled with its last response.
+                for _ in self._call:
+                    pass
         except Exception as error:
             if expired.is_set() and timeout is not None:
                 raise too_late("first piece", self._url, timeout) from error
@@ -152,7 +153,12 @@ class GrpcCall(_GrpcErrors):
         finally:
             if timer:
                 timer.cancel()
-        return None if message is None else grpc_reply(message)
+        if message is None:
+            return None
+        if message.error_message:
+            raise self._failed(message.error_message)
+        self._begun = True
+        return grpc_reply(message)
 
     def cancel(self) -> None:
         """Have the server stop. Does not block, and does nothing after the end."""
@@ -165,7 +171,7 @@ class AsyncGrpcCall(_GrpcErrors):
     def __init__(self, stub: Any, headers: Mapping[str, str], request: Any, url: str, timeout: float) -> None:
         """Send the request."""
         super().__init__(url, timeout)
-        metadata = (*headers.items(), _STATUS_WANTED)
+        metadata = tuple(headers.items())
         self._call = stub.ModelStreamInfer(iter((request,)), metadata=metadata, timeout=timeout)
         self._messages = aiter(self._call)
 
@@ -174,11 +180,19 @@ class AsyncGrpcCall(_GrpcErrors):
         try:
             async with asyncio.timeout(timeout):
                 message = await anext(self._messages, None)
+                if message is not None and message.error_message:
+                    async for _ in self._messages:  # as in GrpcCall
+                        pass
         except TimeoutError as error:
             raise too_late("first piece", self._url, timeout or 0) from error
         except Exception as error:
             raise self._translated(error) from error
-        return None if message is None else grpc_reply(message)
+        if message is None:
+            return None
+        if message.error_message:
+            raise self._failed(message.error_message)
+        self._begun = True
+        return grpc_reply(message)
 
     def cancel(self) -> None:
         """Have the server stop. Does not block, and does nothing after the end."""
@@ -263,8 +277,8 @@ class AsyncHttpCall:
             parsed, message = {}, f"this is not what Triton sends: {text[:200]!r}"
         if message is None:
             return parsed
-        if any(words in message for words in _TRY_LATER):
-            raise UnavailableError(message, status="UNAVAILABLE")
+        if status in ("", "400"):
+            status = stream_status(message, begun=not status)
         raise translate(InferenceServerException(message, status=status), url=self._url, timeout=0)
 
     def cancel(self) -> None:

@@ -100,6 +100,42 @@ _KINDS: dict[str, tuple[type[ClientError], str | None]] = {
     ),
 }
 
+# Words of Triton's core, of its Python backend, of our generation backend.
+_STREAM_STATUS = (
+    ("the engine failed", "INTERNAL"),
+    ("the request failed", "INTERNAL"),
+    ("stub process", "INTERNAL"),
+    ("again later", "UNAVAILABLE"),
+    ("for a free place", "UNAVAILABLE"),
+    ("is being unloaded", "UNAVAILABLE"),
+    ("cancel", "CANCELLED"),
+    ("timed out", "DEADLINE_EXCEEDED"),
+    ("timeout", "DEADLINE_EXCEEDED"),
+    ("is not found", "NOT_FOUND"),
+    ("unknown model", "NOT_FOUND"),
+)
+
+
+def stream_status(message: str, *, begun: bool) -> str:
+    """What kind of error a message within a gRPC stream tells of; Triton sends it without a status.
+
+    The header ``triton_grpc_error`` would have it send one, but any caller of a server older than 26.04 can
+    end that server so: a stream that ends with an error is freed while it is still in use
+    (triton-inference-server/server#8708).
+
+    Args:
+        message: Triton's text.
+        begun: Whether pieces of the answer have come.
+
+    Returns:
+        gRPC's name of the status. A text that says nothing means ``INVALID_ARGUMENT`` before the first piece,
+        as over HTTP, and ``UNKNOWN`` after it.
+    """
+    lowered = message.lower()
+    found = (status for words, status in _STREAM_STATUS if words in lowered)
+    return next(found, "UNKNOWN" if begun else "INVALID_ARGUMENT")
+
+
 # The HTTP libraries under tritonclient let their own exceptions through; they are told apart by
 # where they come from, because this package imports nothing but tritonclient and numpy.
 _TRANSPORT_LIBRARIES = {"aiohttp", "geventhttpclient", "grpc"}

@@ -90,6 +90,7 @@ def _manager(config: GatewayConfig, paths: RunPaths) -> dict[str, Any]:
         "drain_timeout": seconds(_DRAIN_S),
         "common_http_protocol_options": {
             "idle_timeout": seconds(listen.idle_timeout_s),
+            # `triton_grpc_error` is one: with it a caller can end a Triton older than 26.04 (server#8708).
             "headers_with_underscores_action": "REJECT_REQUEST",
         },
         "http2_protocol_options": {

@@ -20,6 +20,7 @@ from tritonclient.grpc.service_pb2 import (
 )
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from clients.errors import stream_status
 from gateway.errors import ApiError
 from gateway.identity import POOL_HEADER, REQUEST_ID_HEADER, SERVER_HEADER
 from gateway.tracing import TRACEPARENT, Span, calling
@@ -92,7 +93,7 @@ class TritonChannel:
                     await call.done_writing()
                 message: ModelStreamInferResponse
                 failure: ApiError | None = None
-                waiting = bool(span)
+                waiting, begun = bool(span), False
                 # To the very end: a call that is cancelled just as its last response comes stays in Triton
                 # 2.51 for ever, and its model can be unloaded no more.
                 async for message in call:
@@ -101,8 +102,9 @@ class TritonChannel:
                         span.event("first response")
                         await _note_server(span, call)
                     if message.error_message:
-                        failure = stream_error(request.model_name, message.error_message)
+                        failure = stream_error(request.model_name, message.error_message, begun=begun)
                     else:
+                        begun = True
                         yield message.infer_response
                 if failure is not None:
                     raise failure
@@ -164,18 +166,6 @@ def api_error(model: str, status: Any, details: str) -> ApiError:
     return ApiError("model_failed", what, mend="look into the server's log")
 
 
-_STREAM_STATUS = (
-    ("again later", "UNAVAILABLE"),
-    ("cancel", "CANCELLED"),
-    ("timed out", "DEADLINE_EXCEEDED"),
-    ("timeout", "DEADLINE_EXCEEDED"),
-    ("is not found", "NOT_FOUND"),
-    ("unknown model", "NOT_FOUND"),
-)
-
-
-def stream_error(model: str, message: str) -> ApiError:
-    """What an error within a stream means; Triton sends its text only, not its status."""
-    lowered = message.lower()
-    status = next((status for words, status in _STREAM_STATUS if words in lowered), "INVALID_ARGUMENT")
-    return api_error(model, grpc.StatusCode[status], message)
+def stream_error(model: str, message: str, *, begun: bool) -> ApiError:
+    """What an error within a stream means, of which pieces may have come."""
+    return api_error(model, grpc.StatusCode[stream_status(message, begun=begun)], message)

@@ -205,7 +205,7 @@ class GenerationLoop:
         for key, job in over.items():
             finish = ends[key]
             if isinstance(finish, str):
-                job.fail(Failure.ENGINE, finish, self._meter)
+                job.fail(Failure.ENGINE, f"the engine failed: {finish}", self._meter)
             else:
                 job.send(finish, self._meter)
         for key in ends.keys() - over.keys():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from clients import (
+    Client,
     ClientError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -16,7 +18,9 @@ from clients import (
     ServerFaultError,
     UnavailableError,
 )
+from clients.errors import stream_status
 from tests.clients.long_prompt import SLOW, WORDS
+from tritonforge.server import TritonServer
 
 QUICK = RetryPolicy(attempts=3, first_delay=0.01)
 
@@ -30,6 +34,37 @@ def test_wrong_request(generate: Any, stream: bool) -> None:
         with pytest.raises(InvalidRequestError, match="asked to be invalid") as caught:
             generate(lambda client: client.generate("!invalid"))
         assert caught.value.status in ("INVALID_ARGUMENT", "400")
+
+
+@pytest.mark.parametrize(
+    ("message", "before", "after"),
+    [
+        ("the prompt has 600 tokens, of 512 at most", "INVALID_ARGUMENT", "UNKNOWN"),
+        (
+            "128 requests wait, as many as queue.max_size allows; try again later",
+            "UNAVAILABLE",
+            "UNAVAILABLE",
+        ),
+        ("the engine failed: it timed out", "INTERNAL", "INTERNAL"),
+        ("Request for unknown model: 'a' is not found", "NOT_FOUND", "NOT_FOUND"),
+        ("Request timeout expired", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
+    ],
+)
+def test_the_kind_of_an_error_is_read_from_its_text(message: str, before: str, after: str) -> None:
+    assert [stream_status(message, begun=begun) for begun in (False, True)] == [before, after]
+
+
+def test_the_server_outlives_many_errors(server: TritonServer) -> None:
+    """Where the status is asked for (``triton_grpc_error``), tritonserver 2.51 aborts after a few hundred."""
+
+    def ask(_: int) -> None:
+        with Client(server.grpc_url, "toy_generator") as client:
+            for _ in range(500):
+                with pytest.raises(InvalidRequestError, match="asked to be invalid"):
+                    client.generate("!invalid")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(4)))
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

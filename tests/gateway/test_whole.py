@@ -18,6 +18,7 @@ import pytest
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from websockets.asyncio.client import connect
 
+from clients import Client, InvalidRequestError
 from gateway.triton.tensors import text_request, unpack_outputs
 from tests.gateway.conftest import Door, open_door
 from tritonforge.server import TritonServer
@@ -63,6 +64,14 @@ async def test_a_browser_s_socket_streams_what_the_openai_client_gets(door: Door
         while not frames or not frames[-1]["is_final"]:
             frames.append(json.loads(await socket.recv()))
     assert "".join(frame.get("token", "") for frame in frames) == streamed
+
+
+def test_our_own_client_generates_through_the_door(door: Door) -> None:
+    with Client(door.address, "tinygen", headers=door.headers()) as own:
+        whole = own.generate(TEXT, max_tokens=12)
+        assert "".join(piece.text for piece in own.stream(TEXT, max_tokens=12)) == whole.text
+        with pytest.raises(InvalidRequestError, match="leave no room"):
+            own.generate("word " * 5000)
 
 
 async def test_two_hundred_sockets_of_whom_a_third_vanish(door: Door) -> None:

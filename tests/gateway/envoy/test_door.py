@@ -57,6 +57,12 @@ def test_what_only_the_gateway_may_say_is_dropped(echo: EchoDoor) -> None:
     assert not {"x-envoy-retry-on", "x-envoy-original-path"} & seen.keys()
 
 
+def test_a_header_that_ends_triton_is_refused(echo: EchoDoor) -> None:
+    with echo.client(mint("kserve model:*")) as client:
+        answer = client.post("/v2/models/a/infer", headers={"triton_grpc_error": "true"}, json={})
+    assert "unexpected_underscore" in problem(answer, 400, "invalid_value")["detail"]
+
+
 def test_forged_identity_opens_nothing(echo: EchoDoor) -> None:
     forged = {"x-tritonforge-subject": "root", "x-tritonforge-scopes": "embed kserve generate model:*"}
     with echo.client() as client:

@@ -32,12 +32,14 @@ gateway: $(VENV)/.gateway ## The front door over a server that `make serve` runs
 build: $(VENV)/.serving ## Build RECIPE into model_repository/
 	$(BIN)/tritonforge build $(RECIPE)
 
-# tests/order.py deals the tests to the workers. What measures (mark `alone`) has the machine to itself.
+# tests/order.py deals the tests to the workers. What failed beside others is asked once more by itself, in full view;
+# what fails again fails the run. What measures (mark `alone`) has the machine to itself.
 WORKERS ?= 2
 ALONE = $(shell grep -rl 'pytest.mark.alone' tests)
 
 test: $(VENV)/.testing $(VENV)/.chat-model lint ## Set up and run all checks and tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -n $(WORKERS) --dist loadfile -m 'not alone' tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -n $(WORKERS) --dist loadfile -m 'not alone' tests || \
+		{ [ $$? = 1 ] && $(BIN)/python -m pytest $(PYTEST_ARGS) --last-failed --maxfail 1 -m 'not alone' tests; }
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m alone $(ALONE)
 
 lint: $(VENV)/.testing ## ruff and mypy

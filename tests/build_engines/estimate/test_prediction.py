@@ -42,7 +42,7 @@ class Observed:
     """What one server did.
 
     Attributes:
-        loaded: Bytes after the first few requests, proportional set size of the process tree.
+        loaded: Bytes after a few lone requests, proportional set size of the process tree.
         settled: Bytes in the end.
         rates: Texts a second of each round, on a machine of one's own.
     """
@@ -87,7 +87,7 @@ def observe(repository: Path, model: str, log: Path) -> Observed:
     options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
     rates = []
     with log.open("wb") as sink, TritonServer(repository, options, log_sink=sink) as server:
-        asyncio.run(send(server.grpc_url, model, texts[:IN_FLIGHT]))
+        asyncio.run(send(server.grpc_url, model, texts[:4], 1))  # a large batch has activations besides
         loaded = memory(server.pid)
         for _ in range(ROUNDS):
             load = OtherLoad(tree(server.pid))

@@ -95,18 +95,23 @@ def grpc_reply(message: Any) -> Reply:
     return Reply.from_outputs(outputs)
 
 
-class _GrpcErrors:
-    """What the two gRPC calls make of errors."""
+class _GrpcReplies:
+    """What the two gRPC calls make of messages and errors."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url
         self._timeout = timeout
         self._begun = False
 
-    def _failed(self, message: str) -> Exception:
-        """The error that a message of the stream tells."""
-        failed = InferenceServerException(message, status=stream_status(message, begun=self._begun))
-        return translate(failed, url=self._url, timeout=self._timeout)
+    def _reply(self, message: Any) -> Reply | None:
+        """What a message of the stream holds; None after the last."""
+        if message is None:
+            return None
+        if error := message.error_message:
+            failed = InferenceServerException(error, status=stream_status(error, begun=self._begun))
+            raise translate(failed, url=self._url, timeout=self._timeout)
+        self._begun = True
+        return grpc_reply(message)
 
     def _translated(self, error: Exception) -> Exception:
         code = getattr(error, "code", None)
@@ -119,7 +124,7 @@ class _GrpcErrors:
         return translate(failed, url=self._url, timeout=self._timeout)
 
 
-class GrpcCall(_GrpcErrors):
+class GrpcCall(_GrpcReplies):
     """A blocking stream of one request."""
 
     def __init__(self, stub: Any, headers: Mapping[str, str], request: Any, url: str, timeout: float) -> None:
@@ -153,19 +158,14 @@ class GrpcCall(_GrpcErrors):
         finally:
             if timer:
                 timer.cancel()
-        if message is None:
-            return None
-        if message.error_message:
-            raise self._failed(message.error_message)
-        self._begun = True
-        return grpc_reply(message)
+        return self._reply(message)
 
     def cancel(self) -> None:
         """Have the server stop. Does not block, and does nothing after the end."""
         self._call.cancel()
 
 
-class AsyncGrpcCall(_GrpcErrors):
+class AsyncGrpcCall(_GrpcReplies):
     """The same on asyncio."""
 
     def __init__(self, stub: Any, headers: Mapping[str, str], request: Any, url: str, timeout: float) -> None:
@@ -187,12 +187,7 @@ class AsyncGrpcCall(_GrpcErrors):
             raise too_late("first piece", self._url, timeout or 0) from error
         except Exception as error:
             raise self._translated(error) from error
-        if message is None:
-            return None
-        if message.error_message:
-            raise self._failed(message.error_message)
-        self._begun = True
-        return grpc_reply(message)
+        return self._reply(message)
 
     def cancel(self) -> None:
         """Have the server stop. Does not block, and does nothing after the end."""

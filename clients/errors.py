@@ -117,10 +117,10 @@ _STREAM_STATUS = (
 
 
 def stream_status(message: str, *, begun: bool) -> str:
-    """What kind of error a message within a gRPC stream tells of; Triton sends it without a status.
+    """What kind of error a message within a stream tells of; Triton sends it without a status.
 
-    The header ``triton_grpc_error`` would have it send one, but any caller of a server older than 26.04 can
-    end that server so: a stream that ends with an error is freed while it is still in use
+    Over gRPC the header ``triton_grpc_error`` would have it send one, but any caller of a server older than
+    26.04 can end that server so: a stream that ends with an error is freed while it is still in use
     (triton-inference-server/server#8708).
 
     Args:
@@ -128,8 +128,8 @@ def stream_status(message: str, *, begun: bool) -> str:
         begun: Whether pieces of the answer have come.
 
     Returns:
-        gRPC's name of the status. A text that says nothing means ``INVALID_ARGUMENT`` before the first piece,
-        as over HTTP, and ``UNKNOWN`` after it.
+        gRPC's name of the status. A text that says nothing means ``INVALID_ARGUMENT`` before the first piece
+        and ``UNKNOWN`` after it.
     """
     lowered = message.lower()
     found = (status for words, status in _STREAM_STATUS if words in lowered)

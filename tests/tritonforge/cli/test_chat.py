@@ -75,7 +75,7 @@ def test_what_drives_a_terminal_is_not_printed(text_server: TritonServer) -> Non
 
 
 def test_an_error_ends_a_pipe(text_server: TritonServer) -> None:
-    done = piped(text_server, "one\n!break 2 a b c\ntwo\n", "--quiet")
+    done = piped(text_server, "one\n!break 1 a b\ntwo\n", "--quiet")
     assert done.returncode == 1
     assert done.stdout.startswith("one\n") and "two" not in done.stdout
     assert "asked to break" in done.stderr and "Traceback" not in done.stderr

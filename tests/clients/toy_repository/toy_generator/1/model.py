@@ -110,7 +110,7 @@ class TritonPythonModel:
             # A word is sent when the next is known.
             time.sleep(pause if order == "!slow" or number > 1 else 0)
             if number == breaks:
-                raise AskedError("asked to break", pb_utils.TritonError.INTERNAL)
+                raise AskedError("the engine failed: asked to break", pb_utils.TritonError.INTERNAL)
             yield word if number == 0 else f" {word}"
             if late is not None and number == 1:
                 self.refuse(1, late)

@@ -52,7 +52,8 @@ def test_concurrency_over_grpc(tool: Path, server: TritonServer) -> None:
     )
     assert done.setting.server is not None
     assert done.samples
-    assert max(sample.batch or 0 for sample in done.samples) == 3
+    # The server writes its two counters one after the other.
+    assert max(sample.batch or 0 for sample in done.samples) == pytest.approx(3, rel=0.02)
     assert done.samples[0].memory_bytes
 
 

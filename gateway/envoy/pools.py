@@ -22,9 +22,10 @@ def seconds(value: float) -> str:
     return f"{value:.3f}s"
 
 
-def another_host() -> dict[str, Any]:
-    """The part of a retry policy that sends each try to a host which was not tried, while there is one."""
+def next_try() -> dict[str, Any]:
+    """The part of a retry policy that says when and where: soon, and at a host not tried yet."""
     return {
+        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.250s"},
         "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", _PREVIOUS_HOSTS)],
         "host_selection_retry_max_attempts": _CHOICES,
     }
@@ -122,8 +123,7 @@ def _retry_policy(config: GatewayConfig, protocol: Protocol, streams: bool) -> d
     policy |= {
         "retry_on": ",".join(causes),
         "num_retries": retries.attempts,
-        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.250s"},
-        **another_host(),
+        **next_try(),
         # The last try is made in the next region.
         "retry_priority": extension(
             "envoy.retry_priorities.previous_priorities",

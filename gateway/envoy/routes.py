@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.config import GatewayConfig
 from gateway.envoy.clusters import pool_action
-from gateway.envoy.pools import Protocol, another_host, seconds
+from gateway.envoy.pools import Protocol, next_try, seconds
 from gateway.envoy.typed import header, typed
 from gateway.envoy.upstreams import FACADE_GRPC, FACADE_HTTP
 from gateway.identity import POOL_HEADER
@@ -183,8 +183,7 @@ _RETRIES = {
     # Only what cannot have begun: the facade itself retries nothing, Envoy retries on its way to the servers.
     "retry_on": "connect-failure,refused-stream,reset-before-request",
     "num_retries": 3,
-    "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
-    **another_host(),  # a facade process that died has the fewest requests, and would get every try
+    **next_try(),  # a facade process that died has the fewest requests, and would get every try
 }
 
 

@@ -205,7 +205,7 @@ class GenerationLoop:
         for key, job in over.items():
             finish = ends[key]
             if isinstance(finish, str):
-                job.fail(Failure.ENGINE, f"the engine failed: {finish}", self._meter)
+                job.fail(Failure.ENGINE, finish, self._meter)
             else:
                 job.send(finish, self._meter)
         for key in ends.keys() - over.keys():
@@ -214,7 +214,7 @@ class GenerationLoop:
     def _take(self, key: int, progress: Progress) -> FinishReason | str | None:
         """Add a sequence's news to its answer; how it ends, an error in words, or None if it goes on."""
         if progress.error is not None:
-            return progress.error
+            return _engine_failed(progress.error)
         if self._running[key].take(progress, self._meter):
             if progress.finish is None:
                 self._engine.cancel(key)
@@ -223,7 +223,7 @@ class GenerationLoop:
 
     def _fail_all(self, error: Exception) -> None:
         """Give up all sequences in the engine after a step that failed."""
-        message = f"the engine failed: {error}"
+        message = _engine_failed(error)
         for job in self._running.values():
             job.fail(Failure.ENGINE, message, self._meter)
         self._running.clear()
@@ -242,6 +242,11 @@ class GenerationLoop:
         if stats.prefix_hit_tokens is not None:
             self._meter.add({metrics.PREFIX_HITS: stats.prefix_hit_tokens - self._prefix_hits})
             self._prefix_hits = stats.prefix_hit_tokens
+
+
+def _engine_failed(error: object) -> str:
+    """An engine's failure in words, by which ``clients.errors.stream_status`` knows what kind it is."""
+    return f"the engine failed: {error}"
 
 
 def _gone(running: Mapping[int, Job]) -> list[int]:

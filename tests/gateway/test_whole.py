@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -202,13 +203,20 @@ def test_two_workers_add_up(triton: TritonServer, tmp_path: Path) -> None:
             assert float(counted.split()[-1]) == 40
 
 
+@contextlib.asynccontextmanager
+async def _sockets(door: Door, count: int) -> AsyncIterator[None]:
+    """So many open WebSockets."""
+    url = door.url.replace("http", "ws") + "/ws/generate"
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(count):
+            opened = connect(url, additional_headers=door.headers(), proxy=None, open_timeout=60)
+            await stack.enter_async_context(opened)
+        yield
+
+
 async def test_a_worker_that_was_killed_counts_no_more(triton: TritonServer, tmp_path: Path) -> None:
     with open_door([triton], tmp_path, facade={"workers": 2}) as door:
-        url = door.url.replace("http", "ws") + "/ws/generate"
-        async with contextlib.AsyncExitStack() as stack:
-            for _ in range(8):
-                opened = connect(url, additional_headers=door.headers(), proxy=None, open_timeout=60)
-                await stack.enter_async_context(opened)
+        async with _sockets(door, 8):
             assert _in_flight(door, "websocket").endswith(" 8.0")
             for facade in _facades(door):
                 facade.kill()
@@ -221,12 +229,9 @@ async def test_a_worker_that_was_killed_counts_no_more(triton: TritonServer, tmp
 
 async def test_while_a_worker_is_away_the_other_takes_all(triton: TritonServer, tmp_path: Path) -> None:
     with open_door([triton], tmp_path, facade={"workers": 2}) as door:
-        url = door.url.replace("http", "ws") + "/ws/generate"
         _facades(door)[0].kill()
-        async with contextlib.AsyncExitStack() as stack:
-            for _ in range(16):  # each leaves the living one with one more than the dead one has
-                opened = connect(url, additional_headers=door.headers(), proxy=None, open_timeout=60)
-                await stack.enter_async_context(opened)
+        async with _sockets(door, 16):  # each leaves the living one with one more than the dead one has
+            pass
 
 
 def _is_back(door: Door) -> bool:

@@ -14,7 +14,9 @@ Why they look as they do:
   behind, four file descriptors, whenever such a thread ends.
 
 gRPC channels are told to reconnect at least once a second. By default gRPC waits up to two minutes
-after a server was away for a while, and answers UNAVAILABLE meanwhile though the server is back.
+after a server was away for a while, and answers UNAVAILABLE meanwhile though the server is back. How
+long one attempt to connect may last stays gRPC's 20 seconds: ``grpc.min_reconnect_backoff_ms`` means that,
+and a busy or distant server takes its time to accept.
 """
 
 from __future__ import annotations
@@ -80,7 +82,6 @@ def _channel_args() -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
         ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
     ]
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -215,6 +218,18 @@ def test_nobody_listens(kind: Any, protocol: str) -> None:
     assert time.monotonic() - start > 0.1 + 0.2, "it did not pause between the tries"
     assert caught.value.hint
     assert drive(lambda client: client.ready()) is False
+
+
+def test_a_server_that_is_slow_to_accept_is_waited_for(server: TritonServer, drive: Driver) -> None:
+    """Stopped: the kernel accepts the connection, and gRPC's first frame from the server is late."""
+    wakes = threading.Timer(0.7, os.kill, (server.pid, signal.SIGCONT))
+    os.kill(server.pid, signal.SIGSTOP)
+    wakes.start()
+    try:
+        vectors = drive(lambda client: client.embed(["late"]), retry=RetryPolicy(attempts=1))
+    finally:
+        wakes.join()
+    np.testing.assert_array_equal(vectors, expected(["late"]))
 
 
 # What the server says

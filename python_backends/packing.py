@@ -80,6 +80,7 @@ def plan_runs(
     max_waste: float = MAX_WASTE,
     small_run_tokens: int = SMALL_RUN_TOKENS,
     padded: bool = False,
+    ragged: bool = False,
 ) -> list[IndexArray]:
     """Divide sequences into runs that keep the token budget and waste little.
 
@@ -96,6 +97,7 @@ def plan_runs(
         small_run_tokens: Runs below this size may waste more: there, one call more costs more
             than the waste.
         padded: Count the budget in slots of the rectangle instead of tokens.
+        ragged: The engine makes no rectangle of the whole run, so that nothing is wasted.
 
     Returns:
         Index arrays, each sequence in exactly one; none if there is no sequence.
@@ -106,6 +108,8 @@ def plan_runs(
     tokens = int(lengths.sum())
     rectangle = count * int(lengths.max())
     fits = (rectangle if padded else tokens) <= token_budget
+    if ragged and not padded:
+        max_waste = np.inf
     if count == 1 or (fits and (rectangle <= max_waste * tokens or tokens < small_run_tokens)):
         return [np.arange(count)]
 

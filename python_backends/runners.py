@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .openvino_graph import to_windows
 from .settings import EncoderSettings
 from .threads import engine_threads, physical_cores
+from .windows import SLOTS, feed_windows, plan_windows
 
 Array = NDArray[Any]
 
@@ -23,9 +25,21 @@ _COLUMNS = 16
 
 
 class Runner(Protocol):
-    """A loaded model that answers by name."""
+    """A loaded model that answers by name.
+
+    Attributes:
+        threads: Threads of one run.
+        ragged: Whether sequences of unlike lengths cost nothing together, so that runs need not keep them apart.
+        filler: Slots without a token that the last run computed, beside those that its inputs held.
+    """
 
     threads: int
+
+    @property
+    def ragged(self) -> bool: ...
+
+    @property
+    def filler(self) -> int: ...
 
     def run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
         """Run the model once.
@@ -47,6 +61,9 @@ class OnnxRuntimeRunner:
         model_path: An ONNX file.
         threads: Threads of one run; 0 for all physical cores.
     """
+
+    ragged = False
+    filler = 0
 
     def __init__(self, model_path: Path, threads: int = 0) -> None:
         """Load the model and optimize its graph."""
@@ -83,10 +100,18 @@ class OpenVinoRunner:
         precision: Of the linear layers. ``bf16`` rounds a float32 file as it loads; with
             ``int8-dynamic`` activations of a model with compressed weights are quantized on the fly.
         float_part: Numbers of all else, ``fp32`` or ``bf16``, which CPUs without it compute in float32.
+        windows: Lay the sequences of a packed run into windows; see :mod:`python_backends.windows`. A graph
+            that is not packed, or an older one, is run as it is.
     """
 
     def __init__(
-        self, model_path: Path, threads: int = 0, precision: str = "fp32", float_part: str = "fp32"
+        self,
+        model_path: Path,
+        threads: int = 0,
+        precision: str = "fp32",
+        float_part: str = "fp32",
+        *,
+        windows: bool = True,
     ) -> None:
         """Load the model and compile it for this CPU."""
         import openvino as ov
@@ -107,18 +132,42 @@ class OpenVinoRunner:
         # Activations quantized in groups of 128 channels run a sixth faster than in the default of
         # 32, and move the cosine to fp32 by 0.001 (MiniLM); the whole row at once has no fast kernel.
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 128 if precision == "int8-dynamic" else 0
-        model = ov.Core().compile_model(str(model_path), "CPU", properties)
-        self._request = model.create_infer_request()
-        self._inputs = [port.get_any_name() for port in model.inputs]
-        self._outputs = [port.get_any_name() for port in model.outputs]
+        core = ov.Core()
+        model = core.read_model(str(model_path))
+        self.ragged = windows and to_windows(model)
+        self.filler = 0
+        compiled = core.compile_model(model, "CPU", properties)
+        self._request = compiled.create_infer_request()
+        self._inputs = [port.get_any_name() for port in compiled.inputs]
+        self._outputs = [port.get_any_name() for port in compiled.outputs]
+        self._slots = SLOTS // 2 * max(2, self.threads)
 
     def run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
-        """Run the model once; see :meth:`Runner.run`."""
+        """Run the model once, or where it takes windows several times; see :meth:`Runner.run`."""
+        if self.ragged:
+            return self._run_windows(inputs)
+        if (longest := inputs.get("max_seqlen")) is not None:
+            inputs = {**inputs, "max_seqlen": np.zeros(-(-longest.size // _COLUMNS) * _COLUMNS, np.int32)}
+        return {name: rows.copy() for name, rows in self._infer(inputs).items()}
+
+    def _run_windows(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
+        lengths = np.diff(inputs["cu_seqlens"]).tolist()
+        runs = plan_windows(lengths, self._slots)
+        self.filler = sum(run.slots for run in runs) - sum(lengths)
+        answer: dict[str, Array] = {}
+        for run in runs:
+            feed, rows = feed_windows(run, inputs)
+            sequences = [index for row in run.rows for index in row]
+            for name, result in self._infer(feed).items():
+                if name not in answer:
+                    answer[name] = np.empty((len(lengths), *result.shape[1:]), result.dtype)
+                answer[name][sequences] = result[rows]
+        return answer
+
+    def _infer(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
+        """Compute; the next call overwrites the answer."""
         feed = {name: inputs[name] for name in self._inputs}
-        if (longest := feed.get("max_seqlen")) is not None:
-            feed["max_seqlen"] = np.zeros(-(-longest.size // _COLUMNS) * _COLUMNS, np.int32)
-        # Inputs are read in place; outputs are copied, as the request reuses their buffers.
-        results = self._request.infer(feed, share_inputs=True, share_outputs=False)
+        results = self._request.infer(feed, share_inputs=True, share_outputs=True)
         return {name: results[name] for name in self._outputs}
 
 

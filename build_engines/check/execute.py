@@ -29,7 +29,7 @@ def run_sequences(
         float32 [sequences, width], in order.
     """
     batch = flatten([ids[None] for ids in sequences])
-    runs = plan_runs(batch.lengths, token_budget, padded=layout == "padded")
+    runs = plan_runs(batch.lengths, token_budget, padded=layout == "padded", ragged=runner.ragged)
     results = [
         runner.run(run_inputs(batch, run, layout, spec.pad_token_id))[spec.output_name] for run in runs
     ]

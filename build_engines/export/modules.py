@@ -38,7 +38,10 @@ class PackedModule(nn.Module):
 
     def forward(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: Tensor) -> Tensor:
         """Run encoder, pooling and head."""
-        layout = PackedLayout.of(input_ids, cu_seqlens, max_seqlen)
+        return self.answer(input_ids, PackedLayout.of(input_ids, cu_seqlens, max_seqlen))
+
+    def answer(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
+        """Run encoder, pooling and head on a layout."""
         hidden = self.hidden_states(input_ids, layout)
         if self.head is None:
             return self._finish_embedding(self._pool(hidden, layout, self.spec.pooling))
@@ -83,6 +86,20 @@ class PackedModule(nn.Module):
     def _finish_embedding(self, pooled: Tensor) -> Tensor:
         """Normalize to unit length where the model does."""
         return nn.functional.normalize(pooled, dim=-1) if self.spec.normalize else pooled
+
+
+class MarkedModule(nn.Module):
+    """A packed model whose outputs are the answer, and then the layout's marks, for an export to name."""
+
+    def __init__(self, module: PackedModule) -> None:
+        """Keep the module."""
+        super().__init__()
+        self.module = module
+
+    def forward(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: Tensor) -> tuple[Tensor, ...]:
+        """Run the module, and show how it laid out its run."""
+        layout = PackedLayout.of(input_ids, cu_seqlens, max_seqlen)
+        return self.module.answer(input_ids, layout), *layout.marks().values()
 
 
 class PaddedModule(nn.Module):

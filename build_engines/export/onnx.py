@@ -22,10 +22,11 @@ from build_engines.check.reference import reference_hidden
 from build_engines.check.samples import parity_lengths, random_sequences
 from build_engines.export.adapters import adapt, can_be_packed
 from build_engines.export.load import load_model
-from build_engines.export.modules import PackedModule, PaddedModule
+from build_engines.export.modules import MarkedModule, PackedModule, PaddedModule
 from build_engines.export.packed import ATTENTION_NAME, PackedLayout
 from build_engines.model_files import ModelFiles
 from build_engines.spec import ModelSpec
+from python_backends.openvino_graph import MARKS
 from python_backends.packing import flatten, pack, pad
 from tritonforge.errors import ExportError
 from tritonforge.recipe import Layout
@@ -102,7 +103,7 @@ def _try_packed(files: ModelFiles, spec: ModelSpec, path: Path) -> str | None:
     inputs = pack(example, np.arange(example.count))
     axes = [{0: torch.export.Dim.DYNAMIC}] * 3
     try:
-        _export(module, inputs, axes, spec.output_name, path)
+        _export(MarkedModule(module), inputs, axes, [spec.output_name, *MARKS], path)
     except ExportError as error:
         return f"its packed form cannot be exported ({error.what})"
     return None
@@ -128,17 +129,17 @@ def _export_padded(files: ModelFiles, spec: ModelSpec, path: Path) -> None:
     example = flatten([ids[None] for ids in random_sequences(spec, [3, 5])])
     inputs = pad(example, np.arange(example.count), spec.pad_token_id)
     axes = [{0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}] * 2
-    _export(module, inputs, axes, spec.output_name, path)
+    _export(module, inputs, axes, [spec.output_name], path)
 
 
 def _export(
     module: nn.Module,
     inputs: dict[str, Any],
     axes: Sequence[dict[int, Any]],
-    output_name: str,
+    names: Sequence[str],
     path: Path,
 ) -> None:
-    """Trace and write the graph."""
+    """Trace and write the graph; of its outputs, which get these names, only the first stays one."""
     try:
         with _quiet(), torch.inference_mode():
             program = torch.onnx.export(
@@ -150,7 +151,9 @@ def _export(
                 opset_version=OPSET,
             )
             assert program is not None  # dynamo=True always gives a program
-            _name_output(program.model, output_name)
+            for output, name in zip(program.model.graph.outputs, names, strict=True):
+                _name(program.model, output, name)
+            program.model.graph.outputs[1:] = []
             program.save(path)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, OSError) as error:
         text = _COLOUR.sub("", str(error)).strip()
@@ -158,9 +161,8 @@ def _export(
         raise ExportError(f"torch.onnx.export failed: {first}", where=type(module).__name__) from error
 
 
-def _name_output(model: onnx_ir.Model, name: str) -> None:
-    """Name the one output; an inner value of that name would make the file invalid."""
-    output = model.graph.outputs[0]
+def _name(model: onnx_ir.Model, output: onnx_ir.Value, name: str) -> None:
+    """Name an output; an inner value of that name would make the file invalid."""
     for node in model.graph:
         for value in node.outputs:
             if value.name == name and value is not output:

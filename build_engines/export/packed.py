@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
-ATTENTION_NAME = "tritonforge_packed"
+from python_backends.openvino_graph import FROM_RECTANGLE, KEY_BIAS, MASKED_SCORE, SEQUENCE_OF, TO_RECTANGLE
 
-# Fits float16, unlike float32's lowest value, which becomes -inf there and makes NaN of masked rows.
-MASKED_SCORE = -65504.0
+ATTENTION_NAME = "tritonforge_packed"
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class PackedLayout:
         to_rectangle: int32 [sequences * longest], token index of each cell; cells past the end of a row
             repeat some token and are masked.
         from_rectangle: int32 [tokens], cell of each token.
-        key_bias: float32 [sequences, 1, 1, longest], 0 or :data:`MASKED_SCORE`.
+        key_bias: float32 [sequences, 1, 1, longest], 0 or ``MASKED_SCORE``.
         columns: int32 [longest].
     """
 
@@ -71,6 +70,15 @@ class PackedLayout:
         inside = columns[None, :] < lengths[:, None]
         key_bias = torch.where(inside, 0.0, MASKED_SCORE)[:, None, None, :]
         return cls(starts, lengths, sequence_of, position_of, to_rectangle, from_rectangle, key_bias, columns)
+
+    def marks(self) -> dict[str, Tensor]:
+        """What an exported graph names; see :data:`python_backends.openvino_graph.MARKS`."""
+        return {
+            TO_RECTANGLE: self.to_rectangle,
+            FROM_RECTANGLE: self.from_rectangle,
+            SEQUENCE_OF: self.sequence_of,
+            KEY_BIAS: self.key_bias,
+        }
 
     def rectangle(self, states: Tensor) -> Tensor:
         """Gather [1, heads, tokens, dim] to [sequences, heads, longest, dim]."""
@@ -149,8 +157,10 @@ def packed_attention(
     """
     layout = current_layout()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # Scaled before the product: TensorRT asks for it, to fuse attention and to stay within float16.
-    queries, keys, values = (layout.rectangle(states) for states in (query * scale, key, value))
+    queries, keys, values = (layout.rectangle(states) for states in (query, key, value))
+    # Before the product: TensorRT asks for it, to fuse attention and to stay within float16. In the rectangle:
+    # on the tokens it would stand between two transposes that cancel.
+    queries = queries * scale
     shared = query.shape[1] // key.shape[1]
     if shared > 1:  # grouped-query attention
         keys, values = (states.repeat_interleave(shared, dim=1) for states in (keys, values))

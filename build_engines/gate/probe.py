@@ -64,6 +64,16 @@ class _Once:
         self._runner = runner
         self._known: dict[bytes, dict[str, Array]] = {}
 
+    @property
+    def ragged(self) -> bool:
+        """See :class:`python_backends.runners.Runner`."""
+        return self._runner.ragged
+
+    @property
+    def filler(self) -> int:
+        """See :class:`python_backends.runners.Runner`."""
+        return self._runner.filler
+
     def run(self, inputs: Mapping[str, Int32Array]) -> dict[str, Array]:
         """See :meth:`python_backends.runners.Runner.run`."""
         key = b"|".join(

@@ -50,6 +50,7 @@ class EncodedBatch:
     Attributes:
         results: For each request FP32 [b, width], or why it failed.
         run_tokens: Tokens of each run.
+        filler: Slots without a token that the engine computed beside them.
         sequences: Sequences computed.
         padding_avoided: Slots that one rectangle over the computed sequences would have added,
             less those that were added.
@@ -57,6 +58,7 @@ class EncodedBatch:
 
     results: list[FloatArray | Failed] = field(default_factory=list)
     run_tokens: list[int] = field(default_factory=list)
+    filler: int = 0
     sequences: int = 0
     padding_avoided: int = 0
 
@@ -133,6 +135,7 @@ class BatchEncoder:
             self._seconds_per_token = (time.perf_counter() - started) / tokens
             done.append((run, result))
             answer.run_tokens.append(tokens)
+            answer.filler += self._runner.filler
 
         self._count(batch, [run for run, _ in done], answer)
         answer.results = self._split(done, rows, batch.count, failed)
@@ -169,11 +172,14 @@ class BatchEncoder:
                     )
 
     def _plan(self, batch: TokenBatch, owner: IndexArray, failed: dict[int, Failed]) -> list[IndexArray]:
-        budget = self._settings.token_budget
+        def plan(lengths: IndexArray) -> list[IndexArray]:
+            budget, ragged = self._settings.token_budget, self._runner.ragged
+            return plan_runs(lengths, budget, padded=self._padded, ragged=ragged)
+
         if not failed:
-            return plan_runs(batch.lengths, budget, padded=self._padded)
+            return plan(batch.lengths)
         alive = _alive(np.arange(batch.count), owner, failed)
-        return [alive[run] for run in plan_runs(batch.lengths[alive], budget, padded=self._padded)]
+        return [alive[run] for run in plan(batch.lengths[alive])]
 
     def _drop_cancelled(
         self,
@@ -208,7 +214,7 @@ class BatchEncoder:
             return
         lengths = [batch.lengths[run] for run in runs]
         answer.sequences = sum(run.size for run in runs)
-        used = sum(answer.run_tokens)
+        used = sum(answer.run_tokens) + answer.filler
         if self._padded:
             used = sum(part.size * int(part.max()) for part in lengths)
         answer.padding_avoided = answer.sequences * max(int(part.max()) for part in lengths) - used

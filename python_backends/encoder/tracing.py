@@ -35,6 +35,16 @@ class TimedRunner:
         self.threads = runner.threads
         self.runs: list[tuple[int, int]] = []
 
+    @property
+    def ragged(self) -> bool:
+        """See :class:`Runner`."""
+        return self._runner.ragged
+
+    @property
+    def filler(self) -> int:
+        """See :class:`Runner`."""
+        return self._runner.filler
+
     def run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
         """Run the model once; see :meth:`Runner.run`."""
         start = time.time_ns()

@@ -30,6 +30,8 @@ class TensorRtRunner:
     """
 
     threads = 1  # of the host
+    ragged = False
+    filler = 0
 
     def __init__(self, plan: Path) -> None:
         """Load the plan."""

@@ -78,7 +78,7 @@ def encoder_memory(context: BuildContext, compiled: CompiledEngine) -> dict[str,
     """Memory of one server with an encoder, after some thousand requests of the longest kind."""
     recipe, files, spec = context.recipe, context.model, context.settled
     architecture = read_architecture(files)
-    workload = Workload.of(recipe, spec.max_length, compiled.layout)
+    workload = Workload.of(recipe, spec.max_length, compiled.layout).on(compiled.engine)
     peak = activations(architecture, workload, Graph(context.exported))
     memory = cpu_memory(
         recipe, files, spec.task, architecture, workload, peak, compiled.engine, compiled.precision

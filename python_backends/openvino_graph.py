@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 MASKED_SCORE = -65504.0
 """What attention adds to the score of a token that is not to be seen: fits float16, and is no infinity."""
 
@@ -24,35 +26,32 @@ sequence of each token; and float32 [sequences, 1, 1, longest], added to the sco
 def to_windows(model: Any) -> bool:
     """Let attention work on the token axis itself, as rows of ``max_seqlen`` slots.
 
-    The gathers go, and the mask keeps the sequences of one row apart, where it hid the cells without a token.
+    The gathers go, and the mask keeps the sequences of one row apart, where it hid cells without a token.
 
     Args:
         model: ``openvino.Model`` of a packed graph; changed in place.
 
     Returns:
-        Whether the graph has all marks. It is left as it was if not: one of an older export, or of another tool.
+        Whether the graph has all marks. If not, as in an older export, it is left as it was.
     """
     from openvino import opset13 as ops
 
     marked = _find(model.get_ops())
     if len(marked) < len(MARKS):
         return False
-    for mark in (TO_RECTANGLE, FROM_RECTANGLE):
-        for target in marked[mark].get_target_inputs():
-            gather = target.get_node()
-            if gather.get_type_name() != "Gather" or target.get_index() != 1:
-                return False
+    width_port = _input(model, "max_seqlen")
+    gathers = [gather for mark in (TO_RECTANGLE, FROM_RECTANGLE) for gather in _gathers(marked[mark])]
+    if width_port is None or None in gathers:
+        return False
     sequence_of, key_bias = marked[SEQUENCE_OF], marked[KEY_BIAS]
-    width = ops.shape_of(_parameter(model, "max_seqlen"), "i64")
-    unknown, one = (ops.constant([number], "i64") for number in (-1, 1))
+    width = ops.shape_of(width_port, "i64")
+    unknown, one = (ops.constant(np.array([number], np.int64)) for number in (-1, 1))
     rows = ops.reshape(sequence_of, ops.concat([unknown, one, one, width], 0), special_zero=False)
     columns = ops.reshape(sequence_of, ops.concat([unknown, one, width, one], 0), special_zero=False)
-    seen, unseen = (ops.constant(score, key_bias.get_element_type()) for score in (0.0, MASKED_SCORE))
+    seen, unseen = (ops.constant(np.float32(score)) for score in (0.0, MASKED_SCORE))
     _replace(key_bias, ops.select(ops.equal(rows, columns), seen, unseen).output(0))
-    for mark in (TO_RECTANGLE, FROM_RECTANGLE):
-        for target in marked[mark].get_target_inputs():
-            gather = target.get_node()
-            _replace(gather.output(0), gather.input_value(0))
+    for gather in gathers:
+        _replace(gather.output(0), gather.input_value(0))
     model.validate_nodes_and_infer_types()
     return True
 
@@ -67,8 +66,20 @@ def _find(nodes: Iterable[Any]) -> dict[str, Any]:
     }
 
 
-def _parameter(model: Any, name: str) -> Any:
-    return next(port for port in model.inputs if name in port.get_names())
+def _input(model: Any, name: str) -> Any | None:
+    return next((port for port in model.inputs if name in port.get_names()), None)
+
+
+def _gathers(indices: Any) -> list[Any]:
+    """The nodes that gather by these indices, be they flattened or converted; None for one that does else."""
+    found: list[Any] = []
+    for target in indices.get_target_inputs():
+        node, place = target.get_node(), target.get_index()
+        if node.get_type_name() in ("Reshape", "Convert") and place == 0:
+            found += _gathers(node.output(0))
+        else:
+            found.append(node if node.get_type_name() == "Gather" and place == 1 else None)
+    return found
 
 
 def _replace(old: Any, new: Any) -> None:

@@ -29,17 +29,19 @@ class Runner(Protocol):
 
     Attributes:
         threads: Threads of one run.
-        ragged: Whether sequences of unlike lengths cost nothing together, so that runs need not keep them apart.
-        filler: Slots without a token that the last run computed, beside those that its inputs held.
     """
 
     threads: int
 
     @property
-    def ragged(self) -> bool: ...
+    def ragged(self) -> bool:
+        """Whether sequences of unlike lengths may share a run at no cost."""
+        ...
 
     @property
-    def filler(self) -> int: ...
+    def filler(self) -> int:
+        """Slots without a token that the last run computed, beside those that its inputs held."""
+        ...
 
     def run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
         """Run the model once.

@@ -1,9 +1,9 @@
 """Windows: the sequences of a packed run laid into rows of one width, so that attention needs no gathers.
 
 A packed run has one token axis, and attention gathers it to a rectangle ``[sequences, longest]`` and back.
-Where several short sequences share a row of some 64 slots, and a mask keeps them apart, the token axis *is* the
-rectangle ``[rows, width]``. What is paid are the slots that no sequence fills, a few in a hundred; what is won are
-the gathers, and that few shapes recur, where each number of tokens was a shape of its own.
+Where several short sequences share a row of some 64 slots, and a mask keeps them apart, the token axis *is*
+the rectangle ``[rows, width]``. What is paid are the slots that no sequence fills, a few in a hundred; what
+is won are the gathers, and that few shapes recur, where each number of tokens was a shape of its own.
 
 This is the packing of Krell et al., "Efficient Sequence Packing without Cross-contamination"
 (arXiv:2107.02027), with best-fit decreasing in place of their histogram.
@@ -27,7 +27,8 @@ WINDOW = 64
 SLOTS = 512
 """Slots of a run, but for one that a single row fills: its activations stay in the processor's cache."""
 
-_GRAIN = 8  # a lone row is cut to a multiple of so many slots, or of an eighth of its width where that is more
+# A run's rows are cut to a multiple of so many slots, or of this part of their width where that is more.
+_GRAIN, _PART = 4, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class WindowRun:
 def plan_windows(lengths: Sequence[int], slots: int = SLOTS, window: int = WINDOW) -> list[WindowRun]:
     """Lay sequences into rows, and rows into runs.
 
-    Best-fit decreasing: from the longest on, each goes to the fullest row that has room. A sequence longer than
-    ``window`` opens a row of the next power of two; shorter ones fill up what it leaves.
+    Best-fit decreasing: from the longest on, each goes to the fullest row that has room. A sequence longer
+    than ``window`` opens a row of the next power of two; shorter ones fill up what it leaves.
 
     Args:
         lengths: Tokens of each sequence, at least 1.
@@ -78,14 +79,15 @@ def plan_windows(lengths: Sequence[int], slots: int = SLOTS, window: int = WINDO
     runs = []
     for width, group in rows.items():
         together = max(1, slots // width)
-        runs += [_run(group[start : start + together], width, lengths) for start in range(0, len(group), together)]
+        for start in range(0, len(group), together):
+            runs.append(_run(group[start : start + together], width, lengths))
     return runs
 
 
 def _run(rows: list[list[int]], width: int, lengths: Sequence[int]) -> WindowRun:
     """Cut the rows of a run to what the fullest needs, in steps that let shapes recur."""
     longest = max(sum(lengths[index] for index in row) for row in rows)
-    grain = max(_GRAIN, width // 8)
+    grain = max(_GRAIN, width // _PART)
     return WindowRun(rows, -(-longest // grain) * grain)
 
 

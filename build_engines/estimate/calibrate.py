@@ -1,6 +1,6 @@
 """A short measurement of this machine's CPU: one layer at the model's sizes, and the tokenizer.
 
-What is measured is *not* the model: a graph without layers and one with a single layer of random weights
+What is measured is *not* the model: a graph of one layer and one of two, with random weights
 (:mod:`build_engines.estimate.layer`), run by the engine and runner that would serve, on batches drawn from
 the recipe's mix. The time of the whole model, of Triton around it, and of a load are predicted from that.
 """
@@ -229,7 +229,7 @@ def _measure(
         notes.append("the layer is measured in dynamic INT8, in place of INT8 with Q/DQ")
     compiled = {
         layers: _compile(folder, spec, recipe, architecture, engine, measured_precision, layers)
-        for layers in (0, 1)
+        for layers in (1, 2)
     }
     runners = {layers: ENGINES[engine].load(each, threads) for layers, each in compiled.items()}
     load = OtherLoad()
@@ -239,14 +239,14 @@ def _measure(
     for batch in batches:
         draws = [workload.draw(batch, rng, jitter=True) for _ in range(_MAX_ROUNDS)]
         times = _time_batches(runners, draws, SECONDS * 0.6 / len(batches), load, IMBALANCE[engine])
-        whole = times[:, 0] + architecture.layers * np.maximum(times[:, 1] - times[:, 0], 0)
+        whole = times[:, 0] + (architecture.layers - 1) * np.maximum(times[:, 1] - times[:, 0], 0)
         batch_s.append(float(whole.mean()))
     slowdown = 1.0
     if threads > 1:
         middle = [workload.draw(min(16, workload.max_batch), rng, jitter=True) for _ in range(5)]
-        single = {1: ENGINES[engine].load(compiled[1], 1)}
+        single = {2: ENGINES[engine].load(compiled[2], 1)}
         with_one = _time_batches(single, middle, SECONDS * 0.15, load, IMBALANCE[engine])[:, 0]
-        with_all = _time_batches({1: runners[1]}, middle, SECONDS * 0.1, load, IMBALANCE[engine])[:, 0]
+        with_all = _time_batches({2: runners[2]}, middle, SECONDS * 0.1, load, IMBALANCE[engine])[:, 0]
         rounds = min(len(with_one), len(with_all))
         slowdown = max(1.0, float(with_one[:rounds].mean() / with_all[:rounds].mean()))
     if load.share() >= BUSY:

@@ -165,18 +165,20 @@ def estimate(
         if precision is None:
             notes.append(f"{engine} serves no {recipe.precision}: left out")
             continue
-        arguments = (recipe, files, spec, architecture, workload, engine, precision)
+        met = workload.on(engine)
+        arguments = (recipe, files, spec, architecture, met, engine, precision)
         try:
             times = (
                 calibrate(*arguments, build_dir / "calibration", again=again)
                 if calibration
-                else assumed(recipe, architecture, workload, engine, precision)
+                else assumed(recipe, architecture, met, engine, precision)
             )
         except EngineError as error:
             notes.append(f"{engine} could not be calibrated: {error.what}")
             continue
-        memory = cpu_memory(recipe, files, spec.task, architecture, workload, peak, engine, precision)
-        cpu.append(_estimate_cpu(recipe, spec.task, architecture, workload, times, memory, target))
+        at_once = activations(architecture, met, graph)
+        memory = cpu_memory(recipe, files, spec.task, architecture, met, at_once, engine, precision)
+        cpu.append(_estimate_cpu(recipe, spec.task, architecture, met, times, memory, target))
     cpu.sort(key=lambda each: (each.best.total_cores if each.best else float("inf"), -each.local_rates[64]))
     tokenize_s = cpu[0].calibration.tokenize_text_s if cpu else 2.5e-6 * workload.mean_tokens
     plans = [

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from build_engines.estimate.architecture import Architecture
+from python_backends.openvino_graph import FROM_RECTANGLE, KEY_BIAS, SEQUENCE_OF, TO_RECTANGLE
 
 OPSET = 20
 IR_VERSION = 10
@@ -31,9 +32,9 @@ class _Writer:
         self.weights: list[onnx.TensorProto] = []
         self._rng = np.random.default_rng(seed)
 
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
         """Append a node with one output, and give the output's name."""
-        name = f"{kind.lower()}_{len(self.nodes)}"
+        name = name or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
 
@@ -83,15 +84,17 @@ def write_layers(architecture: Architecture, layers: int, path: Path) -> None:
     token = w.op("Range", scalar_zero, tokens, scalar_one)
     column = w.op("Range", scalar_zero, longest, scalar_one)
     past = w.op("GreaterOrEqual", w.op("Unsqueeze", token, one), w.op("Unsqueeze", ends, zero))
-    sequence_of = w.op("ReduceSum", w.op("Cast", past, to=TensorProto.INT64), one, keepdims=0)
+    past_int = w.op("Cast", past, to=TensorProto.INT64)
+    sequence_of = w.op("ReduceSum", past_int, one, name=SEQUENCE_OF, keepdims=0)
     position_of = w.op("Sub", token, w.op("Gather", starts, sequence_of))
     cells = w.op("Add", w.op("Unsqueeze", starts, one), w.op("Unsqueeze", column, zero))
-    to_rectangle = w.op("Reshape", w.op("Min", cells, w.op("Sub", tokens, scalar_one)), w.constant([-1]))
-    from_rectangle = w.op("Add", w.op("Mul", sequence_of, longest), position_of)
+    last = w.op("Sub", tokens, scalar_one)
+    to_rectangle = w.op("Reshape", w.op("Min", cells, last), w.constant([-1]), name=TO_RECTANGLE)
+    from_rectangle = w.op("Add", w.op("Mul", sequence_of, longest), position_of, name=FROM_RECTANGLE)
     lengths = w.op("Sub", ends, starts)
     inside = w.op("Less", w.op("Unsqueeze", column, zero), w.op("Unsqueeze", lengths, one))
     bias = w.op("Where", inside, w.constant(np.float32(0)), w.constant(np.float32(-10000)))
-    bias = w.op("Unsqueeze", bias, w.constant([1, 2]))
+    bias = w.op("Unsqueeze", bias, w.constant([1, 2]), name=KEY_BIAS)
     rectangle_shape = w.op(
         "Concat",
         w.constant([-1]),

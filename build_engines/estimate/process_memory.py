@@ -63,7 +63,7 @@ def memory_steps(
         lengths = rng.choice(_LENGTHS, p=_SHARES, size=size) * rng.uniform(0.85, 1.25, size=size)
         texts = [rng.integers(1, vocabulary, size=max(3, int(n)), dtype=np.int32)[None] for n in lengths]
         batch = flatten(texts)
-        for run in plan_runs(batch.lengths, _TOKEN_BUDGET):
+        for run in plan_runs(batch.lengths, _TOKEN_BUDGET, ragged=runner.ragged):
             runner.run(pack(batch, run))
             runs += 1
         if number in MARKS:

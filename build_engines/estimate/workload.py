@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from python_backends.packing import plan_runs
-from tritonforge.recipe import Layout, Recipe
+from python_backends.windows import plan_windows
+from tritonforge.recipe import EngineName, Layout, Recipe
 
 # Real texts vary about the mix's round lengths: a run's shape is rarely seen twice.
 _JITTER = 0.15
@@ -59,6 +60,7 @@ class Workload:
         token_budget: Tokens of a run at most.
         layout: packed or padded.
         max_length: Tokens of a text at most.
+        windows: Whether the engine lays a run into :mod:`python_backends.windows`.
     """
 
     tokens: tuple[int, ...]
@@ -67,6 +69,7 @@ class Workload:
     token_budget: int
     layout: Layout
     max_length: int
+    windows: bool = False
 
     @classmethod
     def of(cls, recipe: Recipe, max_length: int, layout: Layout) -> Workload:
@@ -80,6 +83,10 @@ class Workload:
             layout=layout,
             max_length=max_length,
         )
+
+    def on(self, engine: EngineName) -> Workload:
+        """The same as that engine computes it."""
+        return replace(self, windows=engine == "openvino" and self.layout == "packed")
 
     @cached_property
     def mean_tokens(self) -> float:
@@ -99,21 +106,33 @@ class Workload:
             lengths = np.clip((lengths * factors).astype(np.int64), 1, self.max_length)
         lengths = lengths.astype(np.int64)
         padded = self.layout == "padded"
-        return [Run(lengths[run], padded) for run in plan_runs(lengths, self.token_budget, padded=padded)]
+        runs = plan_runs(lengths, self.token_budget, padded=padded, ragged=self.windows)
+        return [Run(lengths[run], padded) for run in runs]
+
+    def computed(self, run: Run) -> list[Run]:
+        """What the engine makes of a run: itself, or windows, each row as one text that fills it."""
+        if not self.windows:
+            return [run]
+        windows = plan_windows(run.lengths.tolist())
+        return [Run(np.full(len(window.rows), window.width, np.int64), padded=False) for window in windows]
 
     def largest_run(self) -> Run:
-        """The most that one run can be asked for: the budget full of texts of the longest length."""
+        """The most that is computed at once: the budget full of texts of the longest length."""
         texts = max(1, min(self.max_batch, self.token_budget // self.max_length))
-        return Run(np.full(texts, self.max_length, np.int64), self.layout == "padded")
+        return self.computed(Run(np.full(texts, self.max_length, np.int64), self.layout == "padded"))[0]
 
     def usual_large_run(self, draws: int = 200) -> Run:
-        """The run with the most tokens among full batches of the mix; memory levels off about there."""
+        """What has the most tokens among full batches of the mix; memory levels off about there."""
         rng = np.random.default_rng(0)
-        runs = [run for _ in range(draws) for run in self.draw(self.max_batch, rng, jitter=True)]
+        drawn = [run for _ in range(draws) for run in self.draw(self.max_batch, rng, jitter=True)]
+        runs = [part for run in drawn for part in self.computed(run)]
         return max(runs, key=lambda run: (run.tokens, run.cells))
 
     def distinct_shapes(self, draws: int = 2000) -> int:
-        """Token counts of runs that will have been seen after a while."""
+        """Token counts, or shapes of windows, that will have been seen after a while."""
         rng = np.random.default_rng(0)
         sizes = rng.integers(1, self.max_batch + 1, size=draws).tolist()
-        return len({run.tokens for size in sizes for run in self.draw(size, rng, jitter=True)})
+        drawn = [run for size in sizes for run in self.draw(size, rng, jitter=True)]
+        if not self.windows:
+            return len({run.tokens for run in drawn})
+        return len({(part.sequences, part.longest) for run in drawn for part in self.computed(run)})

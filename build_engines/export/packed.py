@@ -158,8 +158,8 @@ def packed_attention(
     layout = current_layout()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     queries, keys, values = (layout.rectangle(states) for states in (query, key, value))
-    # Before the product: TensorRT asks for it, to fuse attention and to stay within float16. In the rectangle:
-    # on the tokens it would stand between two transposes that cancel.
+    # Before the product: TensorRT asks for it, to fuse attention and to stay within float16. In the
+    # rectangle, as on the tokens it would stand between two transposes that cancel.
     queries = queries * scale
     shared = query.shape[1] // key.shape[1]
     if shared > 1:  # grouped-query attention

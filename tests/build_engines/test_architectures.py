@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
+from python_backends.packing import flatten, pack
+from python_backends.runners import OpenVinoRunner
 from tritonforge.errors import ParityError
 
 PACKED = ["bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "electra", "modernbert", "albert"]
@@ -33,12 +35,25 @@ def check_parity(built: Built) -> None:
         assert (parity["shortest"], parity["longest"]) == (1, 64)
 
 
+def check_windows(built: Built) -> None:
+    """OpenVINO lays sequences of unlike lengths into shared rows, and answers as without."""
+    windows, packed = (OpenVinoRunner(built.context.exported, 1, windows=on) for on in (True, False))
+    assert windows.ragged and not packed.ragged
+    rng = np.random.default_rng(0)
+    lengths = [3, 64, 1, 40, 17, 9, 2, 33, 5, 64, 12]
+    batch = flatten([rng.integers(0, 100, (1, length), dtype=np.int32) for length in lengths])
+    inputs = pack(batch, np.arange(batch.count))
+    (together,), (apart,) = (runner.run(inputs).values() for runner in (windows, packed))
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
 @pytest.mark.parametrize("task", ["embedding", "classification"])
 @pytest.mark.parametrize("architecture", PACKED)
 def test_is_packed(tiny_build: TinyBuild, architecture: str, task: str) -> None:
     built = tiny_build(architecture, task)
     assert built.context.layout == "packed", built.report.step("export").notes
     check_parity(built)
+    check_windows(built)
     graph = onnx.load(built.context.exported).graph
     assert [value.name for value in graph.input] == ["input_ids", "cu_seqlens", "max_seqlen"]
     assert {value.type.tensor_type.elem_type for value in graph.input} == {onnx.TensorProto.INT32}
@@ -51,6 +66,7 @@ def test_causal_and_grouped_query(tiny_build: TinyBuild) -> None:
     built = tiny_build("qwen3", "embedding")
     assert built.context.layout == "packed"
     check_parity(built)
+    check_windows(built)
 
 
 @pytest.mark.parametrize("task", ["embedding", "classification"])

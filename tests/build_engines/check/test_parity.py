@@ -26,6 +26,8 @@ class MeanRunner:
     """Means of an embedding table; ``spoil`` makes it wrong in one way."""
 
     threads = 1
+    ragged = False
+    filler = 0
 
     def __init__(self, spoil: Callable[[NDArray[np.float32]], None] = lambda rows: None) -> None:
         self.spoil = spoil

@@ -18,9 +18,10 @@ from build_engines.check.reference import reference_outputs
 from build_engines.export.adapters import adapt
 from build_engines.export.load import load_model
 from build_engines.export.modules import PackedModule
-from build_engines.export.packed import ATTENTION_NAME, MASKED_SCORE, PackedLayout
+from build_engines.export.packed import ATTENTION_NAME, PackedLayout
 from build_engines.model_files import find_model
 from build_engines.spec import ModelSpec, settle_spec
+from python_backends.openvino_graph import MASKED_SCORE
 from python_backends.packing import flatten, pack
 from tritonforge.recipe import Recipe
 

@@ -94,6 +94,9 @@ def test_small_budgets(examine: Callable[..., Probe], toy_spec: ModelSpec, budge
 class Counting:
     """Notes what a runner is given."""
 
+    ragged = False
+    filler = 0
+
     def __init__(self, runner: OnnxRuntimeRunner) -> None:
         self.runner = runner
         self.threads = runner.threads

@@ -128,6 +128,8 @@ class Wrapped:
     """The real runner, with something happening before each run."""
 
     threads = 1
+    ragged = False
+    filler = 0
 
     def __init__(self, runner: OnnxRuntimeRunner, before: Any) -> None:
         self.runner, self.before = runner, before

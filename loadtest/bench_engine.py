@@ -7,11 +7,10 @@
 Batches of fresh texts, so that hardly a shape occurs twice, as under real load. The ways take turns in random
 order, each with a compiled model of its own: a shared one would know shapes that another way has run.
 
-- ``as served``: what the backend does;
-- ``every length``: the longest sequence as it is, not the next multiple of 16;
-- ``rounded tokens``: filler tokens up to the next sixteenth of a power of two, as a sequence of their own;
-- ``two streams``: two runs at a time with half the threads each;
-- ``waste 1.1`` and ``waste 2``: how much a run's rectangle may exceed its tokens (served: 1.5);
+- ``as served``: windows (:mod:`python_backends.windows`);
+- ``packed``: without them, as a graph of another exporter would be run: attention gathers to a rectangle;
+- ``rows of 32`` and ``of 128``: how many slots a usual window has (served: 64);
+- ``256 slots`` and ``2048 slots``: how many a run has (served: 256 a thread, and 512 at least);
 - ``same shapes``: the same batches again and again, which no server can have: the bound of what shapes cost.
 
 The rates of the machine are those of one matrix product of the model's feed-forward shape, in OpenVINO too.
@@ -39,11 +38,11 @@ from rich.table import Table
 
 from loadtest.corpus import DEFAULT_MIX, LengthMix, make_texts
 from loadtest.errors import LoadTestError
-from python_backends.packing import IndexArray, TokenBatch, flatten, pack, plan_runs
+from python_backends.packing import TokenBatch, flatten, pack, plan_runs
 from python_backends.runners import OpenVinoRunner
+from python_backends.windows import SLOTS, WINDOW, WindowRun, plan_windows
 from tritonforge.server.repository import MANIFEST
 
-Inputs = dict[str, NDArray[np.int32]]
 Way = Callable[[TokenBatch], None]
 _BUDGET = 16384
 _ROWS, _WIDTH, _INNER = 4096, 384, 1536
@@ -60,96 +59,41 @@ class Engine:
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
         """Read the model; each way compiles it anew."""
-        self._path = folder / "model.xml"
-        self._precision, self._threads = precision, threads
-        self._model = ov.Core().read_model(str(self._path))
-        self.flops_per_token = _linear_flops(self._model)
-        self._names = [port.get_any_name() for port in self._model.inputs]
-        self._properties = {
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128 if precision == "int8-dynamic" else 0,
-            "CPU_RUNTIME_CACHE_CAPACITY": 512,
-            "ENABLE_CPU_PINNING": False,
-            "INFERENCE_NUM_THREADS": threads,
-        }
+        self._arguments = folder / "model.xml", threads, precision
+        self.flops_per_token = _linear_flops(ov.Core().read_model(str(self._arguments[0])))
 
     def ways(self) -> dict[str, Way]:
         """The ways to compute a batch."""
         return {
-            "as served": self._served(),
-            "every length": self._shaped(lambda inputs: inputs),
-            "rounded tokens": self._shaped(_round_tokens),
-            "two streams": self._two_streams(),
-            "waste 1.1": self._served(1.1),
-            "waste 2": self._served(2.0),
-            "same shapes": self._served(),
+            "as served": _way(OpenVinoRunner(*self._arguments)),
+            "packed": _way(OpenVinoRunner(*self._arguments, windows=False)),
+            "rows of 32": _way(_Planned(*self._arguments, window=32)),
+            "rows of 128": _way(_Planned(*self._arguments, window=128)),
+            "256 slots": _way(_Planned(*self._arguments, slots=256)),
+            "2048 slots": _way(_Planned(*self._arguments, slots=2048)),
+            "same shapes": _way(OpenVinoRunner(*self._arguments)),
         }
 
-    def _served(self, waste: float = 1.5) -> Way:
-        runner = OpenVinoRunner(self._path, self._threads, self._precision)
 
-        def way(batch: TokenBatch) -> None:
-            for run in plan_runs(batch.lengths, _BUDGET, max_waste=waste):
-                runner.run(pack(batch, run))
+class _Planned(OpenVinoRunner):
+    """Windows of another size than is served."""
 
-        return way
+    def __init__(
+        self, path: Path, threads: int, precision: str, *, slots: int = SLOTS, window: int = WINDOW
+    ) -> None:
+        super().__init__(path, threads, precision)
+        self._size = slots, window
 
-    def _shaped(self, shape: Callable[[Inputs], Inputs]) -> Way:
-        (request,) = self._requests(1)
-
-        def way(batch: TokenBatch) -> None:
-            for run in plan_runs(batch.lengths, _BUDGET):
-                request.infer(self._feed(shape(pack(batch, run))), share_inputs=True)
-
-        return way
-
-    def _two_streams(self) -> Way:
-        """Two runs of like many tokens, each sorted by length, side by side."""
-        requests = self._requests(2)
-
-        def way(batch: TokenBatch) -> None:
-            for request, run in zip(requests, _halves(batch.lengths), strict=False):
-                request.start_async(self._feed(_round_longest(pack(batch, run))))
-            for request in requests:
-                request.wait()
-
-        return way
-
-    def _requests(self, streams: int) -> list[Any]:
-        properties = {**self._properties, "NUM_STREAMS": streams}
-        compiled = ov.Core().compile_model(self._model, "CPU", properties)
-        return [compiled.create_infer_request() for _ in range(streams)]
-
-    def _feed(self, inputs: Inputs) -> Inputs:
-        return {name: inputs[name] for name in self._names}
+    def _plan(self, lengths: Sequence[int]) -> list[WindowRun]:
+        return plan_windows(lengths, *self._size)
 
 
-def _round_longest(inputs: Inputs) -> Inputs:
-    size = -(-inputs["max_seqlen"].size // 16) * 16
-    return {**inputs, "max_seqlen": np.zeros(size, np.int32)}
+def _way(runner: OpenVinoRunner) -> Way:
+    def way(batch: TokenBatch) -> None:
+        for run in plan_runs(batch.lengths, _BUDGET, ragged=runner.ragged):
+            runner.run(pack(batch, run))
 
-
-def _round_tokens(inputs: Inputs) -> Inputs:
-    """Fill up the token axis with a sequence, or more where one would be the longest, of filler."""
-    inputs = _round_longest(inputs)
-    tokens, longest = inputs["input_ids"].size, inputs["max_seqlen"].size
-    step = max(1, 1 << max(0, tokens.bit_length() - 5))
-    end = -(-tokens // step) * step
-    if end == tokens:
-        return inputs
-    ends = [*range(tokens + longest, end, longest), end]
-    return {
-        **inputs,
-        "input_ids": np.concatenate([inputs["input_ids"], np.zeros(end - tokens, np.int32)]),
-        "cu_seqlens": np.concatenate([inputs["cu_seqlens"], np.array(ends, np.int32)]),
-    }
-
-
-def _halves(lengths: IndexArray) -> list[IndexArray]:
-    order = np.argsort(lengths, kind="stable")
-    running = np.cumsum(lengths[order])
-    cut = int(np.searchsorted(running, running[-1] / 2))
-    return [np.sort(part) for part in np.split(order, [cut]) if part.size]
+    return way
 
 
 def _linear_flops(model: ov.Model) -> int:

@@ -5,7 +5,7 @@ The build measures with the same classes that serve, so nothing here knows Trito
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .openvino_graph import to_windows
 from .settings import EncoderSettings
 from .threads import engine_threads, physical_cores
-from .windows import SLOTS, feed_windows, plan_windows
+from .windows import SLOTS, WindowRun, feed_windows, plan_windows
 
 Array = NDArray[Any]
 
@@ -142,7 +142,6 @@ class OpenVinoRunner:
         self._request = compiled.create_infer_request()
         self._inputs = [port.get_any_name() for port in compiled.inputs]
         self._outputs = [port.get_any_name() for port in compiled.outputs]
-        self._slots = SLOTS // 2 * max(2, self.threads)
 
     def run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
         """Run the model once, or where it takes windows several times; see :meth:`Runner.run`."""
@@ -154,7 +153,7 @@ class OpenVinoRunner:
 
     def _run_windows(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
         lengths = np.diff(inputs["cu_seqlens"]).tolist()
-        runs = plan_windows(lengths, self._slots)
+        runs = self._plan(lengths)
         self.filler = sum(run.slots for run in runs) - sum(lengths)
         answer: dict[str, Array] = {}
         for run in runs:
@@ -165,6 +164,10 @@ class OpenVinoRunner:
                     answer[name] = np.empty((len(lengths), *result.shape[1:]), result.dtype)
                 answer[name][sequences] = result[rows]
         return answer
+
+    def _plan(self, lengths: Sequence[int]) -> list[WindowRun]:
+        """Cut a run into windows: more threads share more slots."""
+        return plan_windows(lengths, SLOTS // 2 * max(2, self.threads))
 
     def _infer(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
         """Compute; the next call overwrites the answer."""

@@ -9,8 +9,8 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from loadtest.bench_engine import Engine, _halves, _round_tokens, machine_rate
-from python_backends.packing import flatten, pack
+from loadtest.bench_engine import Engine, _Planned, machine_rate
+from python_backends.packing import flatten
 
 WIDTH, INNER = 8, 24
 
@@ -41,23 +41,10 @@ def test_each_way_takes_any_batch(folder: Path) -> None:
             way(batch)
 
 
-@pytest.mark.parametrize("lengths", [(1,), (5, 17, 3), (64,) * 9, (300, 1)])
-def test_filler_is_in_sequences_of_its_own(lengths: tuple[int, ...]) -> None:
-    batch = flatten([np.ones((1, length), np.int32) for length in lengths])
-    inputs = _round_tokens(pack(batch, np.arange(batch.count)))
-    bounds = inputs["cu_seqlens"]
-    np.testing.assert_array_equal(bounds[: batch.count + 1], batch.offsets)
-    assert bounds[-1] == inputs["input_ids"].size <= batch.tokens.size * 17 / 16 + 1
-    assert np.diff(bounds).min() > 0
-    assert np.diff(bounds).max() <= inputs["max_seqlen"].size
-
-
-def test_halves_have_like_many_tokens() -> None:
-    lengths = np.array([40, 30, 31, 25, 3, 36, 5, 38])
-    halves = _halves(lengths)
-    assert sorted(np.concatenate(halves).tolist()) == list(range(lengths.size))
-    assert max(lengths[half].sum() for half in halves) <= lengths.sum() * 0.7
-    assert len(_halves(np.array([7]))) == 1
+def test_windows_are_planned_as_a_way_says(folder: Path) -> None:
+    runner = _Planned(folder / "model.xml", 1, "fp32", slots=64, window=32)
+    assert [run.width for run in runner._plan([30, 31, 29])] == [32, 32]
+    assert [len(run.rows) for run in runner._plan([30, 31, 29])] == [2, 1]
 
 
 def test_a_rate_is_measured() -> None:

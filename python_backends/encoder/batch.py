@@ -50,7 +50,7 @@ class EncodedBatch:
     Attributes:
         results: For each request FP32 [b, width], or why it failed.
         run_tokens: Tokens of each run.
-        filler: Slots without a token that the engine computed beside them.
+        filler: Slots without a token that the engine computed: of windows, or of padded runs.
         sequences: Sequences computed.
         padding_avoided: Slots that one rectangle over the computed sequences would have added,
             less those that were added.
@@ -214,9 +214,10 @@ class BatchEncoder:
             return
         lengths = [batch.lengths[run] for run in runs]
         answer.sequences = sum(run.size for run in runs)
-        used = sum(answer.run_tokens) + answer.filler
+        used = sum(answer.run_tokens)
         if self._padded:
             used = sum(part.size * int(part.max()) for part in lengths)
+            answer.filler += used - sum(answer.run_tokens)
         answer.padding_avoided = answer.sequences * max(int(part.max()) for part in lengths) - used
 
     def _split(

@@ -9,6 +9,7 @@ TOKENS = "tritonforge_tokens_total"
 SEQUENCES = "tritonforge_sequences_total"
 RUNS = "tritonforge_runs_total"
 PADDING_AVOIDED = "tritonforge_padding_avoided_tokens_total"
+FILLER = "tritonforge_filler_tokens_total"
 CANCELLED = "tritonforge_cancelled_requests_total"
 RUN_TOKENS = "tritonforge_run_tokens"
 EXECUTION_REQUESTS = "tritonforge_execution_requests"
@@ -24,6 +25,7 @@ def register(registry: Registry) -> None:
     registry.counter(SEQUENCES, "Texts computed")
     registry.counter(RUNS, "Runs of the engine")
     registry.counter(PADDING_AVOIDED, "Padding tokens that one rectangle per execution would have added")
+    registry.counter(FILLER, "Slots without a token that the engine computed")
     registry.counter(CANCELLED, "Cancelled requests dropped before they cost compute")
     registry.tally(RUN_TOKENS, "Tokens of a run of the engine", _TOKENS)
     registry.tally(EXECUTION_REQUESTS, "Requests that Triton handed over at once", _BATCH)
@@ -46,6 +48,7 @@ def count(meters: Meters, batch: EncodedBatch, seconds: float) -> None:
             SEQUENCES: batch.sequences,
             RUNS: len(batch.run_tokens),
             PADDING_AVOIDED: batch.padding_avoided,
+            FILLER: batch.filler,
             CANCELLED: len(cancelled),
         },
         {

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from build_engines.estimate.architecture import read_architecture
 from build_engines.estimate.layer import OUTPUT, write_layers
 from build_engines.model_files import find_model
+from python_backends.encoder.batch import BatchEncoder
 from python_backends.openvino_graph import KEY_BIAS, MARKS, TO_RECTANGLE, to_windows
 from python_backends.packing import flatten, pack
 from python_backends.runners import OpenVinoRunner
+from python_backends.settings import EncoderSettings
 
 quick = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -57,6 +59,14 @@ def test_a_runner_tells_what_it_computed_beside(runners: tuple[OpenVinoRunner, O
         runner.run(pack(batch, np.arange(2)))
     assert (windows.ragged, windows.filler) == (True, 1)
     assert (packed.ragged, packed.filler) == (False, 0)
+
+
+def test_an_execution_counts_the_filler(layers: Path) -> None:
+    """A counter may not shrink: for a lone text the slots of its window exceed one rectangle."""
+    settings = EncoderSettings("openvino", "fp32", layers.name, "packed", "embedding", 1, 4096, 0)
+    encoder = BatchEncoder(OpenVinoRunner(layers, 1), settings)
+    answer = encoder.encode([np.ones((1, 5), np.int32)], lambda index: False)
+    assert (answer.run_tokens, answer.filler, answer.padding_avoided) == ([5], 3, 0)
 
 
 def test_no_gather_into_a_rectangle_is_left(layers: Path) -> None:

@@ -64,9 +64,9 @@ def test_rows_come_back_to_their_requests(toy: Any, tmp_path: Path, layout: str,
 def test_padding_avoided_is_one_rectangle_less_what_was_computed(toy: Any, tmp_path: Path) -> None:
     batch = [np.ones((1, 3), np.int32), np.ones((1, 10), np.int32)]
     packed = encoder(toy, tmp_path, token_budget=1000).encode(batch, never)
-    assert packed.padding_avoided == 2 * 10 - 13
+    assert (packed.padding_avoided, packed.filler) == (2 * 10 - 13, 0)
     padded = encoder(toy, tmp_path, layout="padded", token_budget=1000).encode(batch, never)
-    assert padded.padding_avoided == 0
+    assert (padded.padding_avoided, padded.filler) == (0, 2 * 10 - 13)
 
 
 def test_the_model_is_probed(toy: Any, tmp_path: Path) -> None:

@@ -56,6 +56,29 @@ class Runner(Protocol):
         ...
 
 
+class RunnerAround:
+    """A runner that adds something to another's runs.
+
+    Args:
+        runner: The other.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        """Wrap a runner."""
+        self._runner = runner
+        self.threads = runner.threads
+
+    @property
+    def ragged(self) -> bool:
+        """See :class:`Runner`."""
+        return self._runner.ragged
+
+    @property
+    def filler(self) -> int:
+        """See :class:`Runner`."""
+        return self._runner.filler
+
+
 class OnnxRuntimeRunner:
     """ONNX Runtime on the CPU.
 

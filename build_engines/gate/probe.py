@@ -18,7 +18,7 @@ from build_engines.check.execute import run_inputs, run_sequences
 from build_engines.check.samples import random_sequences
 from build_engines.spec import ModelSpec
 from python_backends.packing import flatten
-from python_backends.runners import Array, Runner
+from python_backends.runners import Array, Runner, RunnerAround
 from tritonforge.recipe import Layout
 
 Int32Array = NDArray[np.int32]
@@ -56,23 +56,12 @@ class Probe:
         return asdict(self)
 
 
-class _Once:
+class _Once(RunnerAround):
     """A runner that computes equal inputs once: the runs of a large batch of few texts are the same."""
 
     def __init__(self, runner: Runner) -> None:
-        self.threads = runner.threads
-        self._runner = runner
+        super().__init__(runner)
         self._known: dict[bytes, dict[str, Array]] = {}
-
-    @property
-    def ragged(self) -> bool:
-        """See :class:`python_backends.runners.Runner`."""
-        return self._runner.ragged
-
-    @property
-    def filler(self) -> int:
-        """See :class:`python_backends.runners.Runner`."""
-        return self._runner.filler
 
     def run(self, inputs: Mapping[str, Int32Array]) -> dict[str, Array]:
         """See :meth:`python_backends.runners.Runner.run`."""

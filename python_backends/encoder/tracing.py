@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..packing import FILLER
-from ..runners import Array, Runner
+from ..runners import Array, Runner, RunnerAround
 from ..tracing import REQUESTS, Attributes, Stage, Tracer, start_tracer
 from .batch import EncodedBatch, Failed
 
@@ -19,7 +19,7 @@ BATCH_SEQUENCES, BATCH_TOKENS = "tritonforge.batch.sequences", "tritonforge.batc
 RUN_TOKENS = "tritonforge.run.tokens"
 
 
-class TimedRunner:
+class TimedRunner(RunnerAround):
     """An engine that notes when it ran.
 
     Args:
@@ -31,19 +31,8 @@ class TimedRunner:
 
     def __init__(self, runner: Runner) -> None:
         """Wrap an engine."""
-        self._runner = runner
-        self.threads = runner.threads
+        super().__init__(runner)
         self.runs: list[tuple[int, int]] = []
-
-    @property
-    def ragged(self) -> bool:
-        """See :class:`Runner`."""
-        return self._runner.ragged
-
-    @property
-    def filler(self) -> int:
-        """See :class:`Runner`."""
-        return self._runner.filler
 
     def run(self, inputs: Mapping[str, NDArray[np.int32]]) -> dict[str, Array]:
         """Run the model once; see :meth:`Runner.run`."""

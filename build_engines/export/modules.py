@@ -19,7 +19,12 @@ class PackedModule(nn.Module):
 
     Inputs are ``input_ids`` int32 [tokens], ``cu_seqlens`` int32 [sequences + 1] and ``max_seqlen``
     int32 [longest] (only its shape counts); the output is float32 [sequences, width].
+
+    Attributes:
+        marked: Whether the layout's marks follow as outputs, for an export to name.
     """
+
+    marked = False
 
     def __init__(self, model: PreTrainedModel, spec: ModelSpec) -> None:
         """Split the head from the encoder; ``model`` must use packed attention."""
@@ -36,12 +41,15 @@ class PackedModule(nn.Module):
         self._takes_token_types = "token_type_ids" in parameters
         self._padding_idx = _position_padding(self.encoder)
 
-    def forward(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: Tensor
+    ) -> Tensor | tuple[Tensor, ...]:
         """Run encoder, pooling and head."""
-        return self.answer(input_ids, PackedLayout.of(input_ids, cu_seqlens, max_seqlen))
+        layout = PackedLayout.of(input_ids, cu_seqlens, max_seqlen)
+        answer = self._answer(input_ids, layout)
+        return (answer, *layout.marks().values()) if self.marked else answer
 
-    def answer(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
-        """Run encoder, pooling and head on a layout."""
+    def _answer(self, input_ids: Tensor, layout: PackedLayout) -> Tensor:
         hidden = self.hidden_states(input_ids, layout)
         if self.head is None:
             return self._finish_embedding(self._pool(hidden, layout, self.spec.pooling))
@@ -86,20 +94,6 @@ class PackedModule(nn.Module):
     def _finish_embedding(self, pooled: Tensor) -> Tensor:
         """Normalize to unit length where the model does."""
         return nn.functional.normalize(pooled, dim=-1) if self.spec.normalize else pooled
-
-
-class MarkedModule(nn.Module):
-    """A packed model whose outputs are the answer, and then the layout's marks, for an export to name."""
-
-    def __init__(self, module: PackedModule) -> None:
-        """Keep the module."""
-        super().__init__()
-        self.module = module
-
-    def forward(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: Tensor) -> tuple[Tensor, ...]:
-        """Run the module, and show how it laid out its run."""
-        layout = PackedLayout.of(input_ids, cu_seqlens, max_seqlen)
-        return self.module.answer(input_ids, layout), *layout.marks().values()
 
 
 class PaddedModule(nn.Module):

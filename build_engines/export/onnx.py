@@ -22,7 +22,7 @@ from build_engines.check.reference import reference_hidden
 from build_engines.check.samples import parity_lengths, random_sequences
 from build_engines.export.adapters import adapt, can_be_packed
 from build_engines.export.load import load_model
-from build_engines.export.modules import MarkedModule, PackedModule, PaddedModule
+from build_engines.export.modules import PackedModule, PaddedModule
 from build_engines.export.packed import ATTENTION_NAME, PackedLayout
 from build_engines.model_files import ModelFiles
 from build_engines.spec import ModelSpec
@@ -102,8 +102,9 @@ def _try_packed(files: ModelFiles, spec: ModelSpec, path: Path) -> str | None:
     example = flatten([ids[None] for ids in random_sequences(spec, [3, 5, 2])])
     inputs = pack(example, np.arange(example.count))
     axes = [{0: torch.export.Dim.DYNAMIC}] * 3
+    module.marked = True
     try:
-        _export(MarkedModule(module), inputs, axes, [spec.output_name, *MARKS], path)
+        _export(module, inputs, axes, [spec.output_name, *MARKS], path)
     except ExportError as error:
         return f"its packed form cannot be exported ({error.what})"
     return None

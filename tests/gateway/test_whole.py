@@ -229,7 +229,10 @@ async def test_a_worker_that_was_killed_counts_no_more(triton: TritonServer, tmp
 
 async def test_while_a_worker_is_away_the_other_takes_all(triton: TritonServer, tmp_path: Path) -> None:
     with open_door([triton], tmp_path, facade={"workers": 2}) as door:
-        _facades(door)[0].kill()
+        away = _facades(door)[0]
+        away.kill()
+        # Until it has ended it may take a request, which nobody may send twice.
+        await asyncio.to_thread(away.wait, 60)
         async with _sockets(door, 16):  # each leaves the living one with one more than the dead one has
             pass
 

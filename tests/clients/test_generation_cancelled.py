@@ -7,13 +7,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clients import AsyncClient, Client, ClientError, Piece
 from tests.clients.long_prompt import SLOW, WORDS
+from tests.clients.open_files import open_files
 
 
 def test_close(generate: Any, settled: Any) -> None:
@@ -116,7 +116,7 @@ def test_streams_that_are_left_leave_nothing_behind(generation: Any, protocol: A
 
 def open_things() -> int:
     """Files and threads of this process."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir()) + threading.active_count()
+    return open_files() + threading.active_count()
 
 
 def test_closing_the_client_ends_its_streams(generation: Any, protocol: Any, one_cancelled: Any) -> None:

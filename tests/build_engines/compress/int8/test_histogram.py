@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from build_engines.compress.int8.histogram import ChannelHistogram, RowSample
 
@@ -65,7 +68,7 @@ def test_sample_is_repeatable_and_follows_the_weights() -> None:
     rows = np.arange(10_000, dtype=np.float32)[:, None]
     weights = np.where(rows[:, 0] < 5000, 3.0, 1.0)
 
-    def draw(seed: int) -> np.ndarray:  # type: ignore[type-arg]
+    def draw(seed: int) -> NDArray[Any]:
         sample = RowSample(1000, seed)
         for part in range(0, 10_000, 700):
             sample.update(rows[part : part + 700], weights[part : part + 700])

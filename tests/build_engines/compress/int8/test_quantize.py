@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from build_engines.check.compare import cosines
@@ -43,7 +44,7 @@ def quantize(
     )
 
 
-def agreement(export: Any, target: Path, runner: Any = OnnxRuntimeRunner) -> np.ndarray:  # type: ignore[type-arg]
+def agreement(export: Any, target: Path, runner: Any = OnnxRuntimeRunner) -> NDArray[Any]:
     other = export.sequences(40, seed=9)
     exact, small = (
         run_sequences(kind(path, 1), export.spec, export.layout, other, 512)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from build_engines.compress.int8.graph import Graph, group_by_source, role_of
@@ -20,7 +22,7 @@ WEIGHT = RANDOM.normal(size=(64, 32)).astype(np.float32)
 BIAS = RANDOM.normal(size=32).astype(np.float32)
 
 
-def rows(count: int, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def rows(count: int, seed: int) -> NDArray[Any]:
     """Two channels a hundred times as large as the others, one of them with a mean far from 0."""
     values = np.random.default_rng(seed).normal(size=(count, 64))
     values[:, 5] *= 100
@@ -53,7 +55,7 @@ def search() -> GroupSearch:
     return GroupSearch(graph, group, observation, rows(300, 3), NUMBERS["int8"])
 
 
-def output(plan: Plan, values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def output(plan: Plan, values: NDArray[Any]) -> NDArray[Any]:
     """What an INT8 kernel gives: integer products, scaled."""
     smooth = np.ones(64, np.float32) if plan.smooth is None else plan.smooth
     small = np.clip(np.rint(values / smooth / np.float32(plan.scale)), -127, 127).astype(np.int32)
@@ -103,7 +105,7 @@ def test_weight_scales_are_no_worse_than_the_largest_value(search: GroupSearch) 
     found = weight_scales(heavy, even, number)
     peak = (np.abs(heavy).max(axis=0) / 127).astype(np.float32)
 
-    def squared(scales: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def squared(scales: NDArray[Any]) -> NDArray[Any]:
         return np.square(heavy - number.fake(heavy, scales[None, :])).sum(axis=0)  # type: ignore[no-any-return]
 
     assert (squared(found) <= squared(peak) * 1.001).all()

@@ -155,7 +155,7 @@ def _pooling_mode(files: ModelFiles, folder: str) -> Pooling:
             where=str(files.folder / name),
             mend="set embedding.pooling in the recipe, if another pooling will do",
         )
-    return modes[active[0]]  # type: ignore[return-value]
+    return modes[active[0]]  # type: ignore[return-value]  # narrowed by the table
 
 
 def _labels(recipe: Recipe, files: ModelFiles) -> tuple[str, ...]:

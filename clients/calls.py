@@ -117,7 +117,7 @@ class _GrpcReplies:
         code = getattr(error, "code", None)
         if isinstance(error, ClientError) or not callable(code):
             return translate(error, url=self._url, timeout=self._timeout)
-        status, details = str(code()), error.details()  # type: ignore[attr-defined]
+        status, details = str(code()), error.details()  # type: ignore[attr-defined]  # gRPC's errors have it
         if status.endswith("DEADLINE_EXCEEDED"):
             return too_late("whole answer", self._url, self._timeout)
         failed = InferenceServerException(details, status=status)

@@ -248,6 +248,7 @@ def _fields(name: str, text: str, sampling: Sampling) -> Fields:
         if value is None or (key == "stop" and not value):
             continue
         if key == "stop":
+            # Each is checked by _text.
             stops = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
             fields[key] = [_text(f"stop[{index}]", stop) for index, stop in enumerate(stops)]
         elif key == "json_schema" and isinstance(value, Mapping):

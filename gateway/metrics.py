@@ -234,7 +234,7 @@ class _Summed(MultiProcessCollector):
             for sample in metric.samples
             if sample.exemplar
         }
-        for metric in super().collect():  # type: ignore[no-untyped-call]
+        for metric in super().collect():  # type: ignore[no-untyped-call]  # the library is untyped
             metric.samples = [
                 sample._replace(exemplar=own.get((sample.name, frozenset(sample.labels.items()))))
                 for sample in metric.samples
@@ -251,6 +251,6 @@ def exposition(accept: str = "") -> tuple[bytes, str]:
     registry = REGISTRY
     if os.environ.get(MULTIPROCESS_VARIABLE):
         registry = CollectorRegistry()
-        _Summed(registry)  # type: ignore[no-untyped-call]
+        _Summed(registry)  # type: ignore[no-untyped-call]  # the library is untyped
     encode, media_type = choose_encoder(accept)
     return encode(registry), media_type

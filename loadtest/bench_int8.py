@@ -100,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for engine in options.engines.split(","):
         for candidate in candidates:
             figures = bench.compare(candidate, engine, options.threads)
+            # A line of JSON as soon as it is known.
             print(json.dumps({"model": candidate.name, "engine": engine, **figures}), flush=True)  # noqa: T201
     return 0
 

@@ -76,7 +76,7 @@ class _Bench:
             asked,
             folder,
             seed=self.recipe.calibration.seed,
-            progress=lambda line: print(line, file=sys.stderr),  # noqa: T201
+            progress=lambda line: print(line, file=sys.stderr),  # noqa: T201 - progress, as it comes
         )
         path = folder / "model.onnx"
         export_onnx(replace(self.files, pruned=folder), self.spec, "packed", path)

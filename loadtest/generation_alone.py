@@ -126,7 +126,7 @@ def run_transformers(prompts: Sequence[str], streams: int, tokens: int) -> Turn:
     import transformers
 
     model, tokenizer = _loaded["model"], _loaded["tokenizer"]
-    settings = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
+    settings = transformers.GenerationConfig(  # type: ignore[no-untyped-call]  # the library is untyped
         do_sample=False,
         max_new_tokens=tokens,
         min_new_tokens=tokens,

@@ -88,14 +88,14 @@ class Shape(LoadTestShape):
 
     def reset_time(self) -> None:
         """Begin with the first stage: a run starts."""
-        super().reset_time()  # type: ignore[no-untyped-call]
+        super().reset_time()  # type: ignore[no-untyped-call]  # the library is untyped
         self._current = -1
 
     def tick(self) -> tuple[int, float] | None:
         """How many users there should be now; None ends the run."""
         options: Any = self.runner.environment.parsed_options  # type: ignore[union-attr]  # set once it runs
         if not options.shape:
-            elapsed: float = self.get_run_time()  # type: ignore[no-untyped-call]
+            elapsed: float = self.get_run_time()  # type: ignore[no-untyped-call]  # the library is untyped
             ended = options.run_time and elapsed >= options.run_time
             return None if ended else (options.num_users or 1, options.spawn_rate or 1)
         now = time.monotonic()
@@ -136,4 +136,5 @@ def prepare(environment: Environment, **_: Any) -> None:
             recorder.flush()
 
     gevent.spawn(flush)
+    # Locust is untyped.
     environment.events.quitting.add_listener(lambda **_: recorder.flush())  # type: ignore[no-untyped-call]

@@ -241,6 +241,7 @@ def exported_graph(build_dir: Path, name: str) -> Path | None:
 
 def cpu_precision(precision: Precision | str, engine: EngineName) -> Precision | None:
     """What a CPU engine serves for a recipe's precision; None if it cannot."""
+    # Narrowed by value.
     wanted: Precision = "fp32" if precision == "auto" else precision  # type: ignore[assignment]
     return wanted if wanted in ENGINES[engine].precisions else None
 
@@ -249,7 +250,7 @@ def gpu_precisions(precision: Precision | str) -> tuple[Precision, ...]:
     """What TensorRT would serve: FP16 and INT8, or what the recipe names."""
     if precision in {"auto", "fp32", "int8-dynamic", "int8-weights"}:
         return ("fp16", "int8")
-    return (precision,)  # type: ignore[return-value]
+    return (precision,)  # type: ignore[return-value]  # narrowed by value
 
 
 def _estimate_cpu(

@@ -186,6 +186,7 @@ def plan_gpu(
         if times is None:
             return None
         service = make_service(
+            # mypy gives a lambda's default no type.
             lambda batch, times=times: times(batch).seconds,  # type: ignore[misc]
             workload.max_batch,
             text_costs(architecture, workload),

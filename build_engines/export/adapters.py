@@ -27,6 +27,7 @@ def adapt_mpnet(model: PreTrainedModel) -> None:
 
     def position_bias(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         longest = current_layout().columns.shape[0]
+        # The bound method of the model is Any.
         return compute_bias(hidden_states.new_zeros(1, longest, 1))  # type: ignore[no-any-return]
 
     encoder.compute_position_bias = position_bias

@@ -77,15 +77,15 @@ def load_pretrained(loader: Any, files: ModelFiles, attention: str) -> tuple[Any
 
 def be_quiet() -> None:
     """What transformers would warn of is checked here; its bars would tear the command's own."""
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library is untyped
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # the library is untyped
 
 
 def for_inference(model: Any) -> PreTrainedModel:
     """No dropout, no gradients."""
     model.eval()
     model.requires_grad_(False)
-    return model  # type: ignore[no-any-return]
+    return model  # type: ignore[no-any-return]  # comes as Any
 
 
 def _some(names: list[str]) -> str:

@@ -89,7 +89,7 @@ class _CachedDecoder(torch.nn.Module):
 
 def _filled(keys: torch.Tensor, values: torch.Tensor) -> Any:
     """A cache layer that holds something already."""
-    layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
+    layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]  # the library is untyped
     layer.dtype, layer.device = keys.dtype, keys.device
     layer.keys, layer.values, layer.is_initialized = keys, values, True
     return layer

@@ -70,7 +70,7 @@ def distill(
     for inputs in _batches(sequences, training):
         loss = _loss(dense, pruned, inputs)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # the library is untyped
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()

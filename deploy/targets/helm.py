@@ -193,6 +193,7 @@ def _merged(first: Values, *others: Values) -> Values:
         for key, value in other.items():
             below = found.get(key)
             both = isinstance(below, dict) and isinstance(value, dict)
+            # If both, below is a dict.
             found[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
     return found
 

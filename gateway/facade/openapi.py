@@ -63,7 +63,7 @@ def document(app: FastAPI, config: GatewayConfig) -> None:
         assert app.openapi_schema is not None
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
 def _complete(schema: dict[str, Any], config: GatewayConfig) -> None:

@@ -60,7 +60,7 @@ class RedisLink:
             "async+redis://",
             implementation="redispy",
             key_prefix=_PREFIX,
-            connection_pool=self._pool,  # type: ignore[arg-type]
+            connection_pool=self._pool,  # type: ignore[arg-type]  # limits passes it on
         )
         self._calls: set[asyncio.Task[Any]] = set()
         self._away = asyncio.Event()

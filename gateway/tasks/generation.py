@@ -56,6 +56,7 @@ class Ask:
         for name, value in self.sampling.items():
             if value is not None and not (name == "stop" and not value):
                 is_list = name == "stop" and not isinstance(value, str)
+                # If a list, an iterable.
                 fields[name] = list(value) if is_list else value  # type: ignore[call-overload]
         return fields
 

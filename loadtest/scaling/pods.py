@@ -43,7 +43,7 @@ class Platform:
     def of(cls, profile: Profile, **more: float) -> Platform:
         """With the start and the size that were measured."""
         known = {"start_s": profile.start_s, "repository_bytes": profile.repository_bytes}
-        return cls(**{**known, **more})  # type: ignore[arg-type]
+        return cls(**{**known, **more})  # type: ignore[arg-type]  # values of mixed types
 
     def cold_start_s(self) -> float:
         """From the autoscaler's word to a pod that takes requests, on a node that is up and has the image."""

@@ -54,9 +54,9 @@ def load_base(
     The embeddings are frozen: they are two thirds of the weights, and a few thousand mails hold few
     of the words.
     """
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library is untyped
     # What it would warn of is meant: a new head, and no upper layers.
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # the library is untyped
     torch.manual_seed(settings.seed)
     model = Model.from_pretrained(
         folder,

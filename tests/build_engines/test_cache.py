@@ -13,7 +13,7 @@ from tritonforge.errors import BuildError
 A, B = content_key(x=1), content_key(x=2)
 
 
-def write(text: str):  # type: ignore[no-untyped-def]
+def write(text: str):
     return lambda folder: (folder / "file").write_text(text)
 
 

@@ -212,7 +212,7 @@ def test_nobody_listens(kind: Any, protocol: str) -> None:
     class Nowhere:
         grpc_url = http_address = "127.0.0.1:1"
 
-    drive = Driver(Nowhere(), kind, protocol, shm=False)  # type: ignore[arg-type]
+    drive = Driver(Nowhere(), kind, protocol, shm=False)
     start = time.monotonic()
     with pytest.raises(UnavailableError) as caught:
         drive(lambda client: client.embed(["a"]), retry=RetryPolicy(attempts=3, first_delay=0.2))

@@ -101,7 +101,7 @@ def test_every_service_is_confined(stack: dict[str, Any]) -> None:
 
 def test_the_server_takes_the_arguments(stack: dict[str, Any], name: str) -> None:
     server = stack["services"]["triton"]
-    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    serve = typer.main.get_command(app).commands["serve"]
     entry = ["--host", "0.0.0.0", "--repository", "/models"]  # the image's entry point
     parsed = serve.make_context("serve", [*entry, *server["command"]]).params
     assert list(parsed["load"]) == list(DEPLOYMENTS[name].parts)
@@ -128,7 +128,7 @@ def test_models_are_there_before_the_server(stack: dict[str, Any], name: str) ->
     (volume, target, read_only) = volumes(fetch)[0]
     assert volume == volumes(services["triton"])[0][0] and not read_only
     if wanted.kind == "url":
-        command = typer.main.get_command(app).commands["fetch"]  # type: ignore[attr-defined]
+        command = typer.main.get_command(app).commands["fetch"]
         assert fetch["entrypoint"][:2] == ["tritonforge", "fetch"]
         parsed = command.make_context("fetch", fetch["entrypoint"][2:]).params
         assert (parsed["source"], parsed["sha256"]) == (wanted.value, SHA256)

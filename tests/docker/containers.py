@@ -204,7 +204,7 @@ def _package_settings(folder: Path) -> list[str]:
 
 
 def _bytes(shown: str) -> int:
-    number, unit = re.fullmatch(r"([\d.]+) ?([kMG]?B)", shown).groups()  # type: ignore[union-attr]
+    number, unit = re.fullmatch(r"([\d.]+) ?([kMG]?B)", shown).groups()
     return int(float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit])
 
 

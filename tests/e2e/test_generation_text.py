@@ -12,7 +12,7 @@ from clients import Client, Completion, InvalidRequestError
 from python_backends.generator.chat import ChatTemplate
 from tritonforge.server import ServerOptions, TritonServer
 
-PROMPTS = ["你好，请用中文回答。", "مرحبا، كيف حالك؟", "👩🏽‍🌾🏳️‍🌈 emoji only: 🙂🚀"]  # noqa: RUF001
+PROMPTS = ["你好，请用中文回答。", "مرحبا، كيف حالك؟", "👩🏽‍🌾🏳️‍🌈 emoji only: 🙂🚀"]  # noqa: RUF001 - their full width is the point
 # Tokens nearly at random: all scripts, and bytes that make no character.
 SAMPLING = {"max_tokens": 48, "temperature": 2.0, "seed": 7, "ignore_eos": True}
 

@@ -103,7 +103,7 @@ def test_what_is_kept_beside_the_plan(compile_plan: Callable[..., Any]) -> None:
     assert inspector["Layers"]
     assert list(request.cache.glob("timing-*.cache"))
     assert {path.name for path in compiled.folder.iterdir()} == {"model.plan", "identity.json"}
-    assert ENGINES["tensorrt"].check(compiled) == []  # type: ignore[attr-defined]
+    assert ENGINES["tensorrt"].check(compiled) == []
 
 
 def test_a_damaged_plan_is_refused(compile_plan: Callable[..., Any], tmp_path: Path) -> None:

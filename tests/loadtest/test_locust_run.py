@@ -14,7 +14,7 @@ def test_what_a_protocol_is_not_for_is_said() -> None:
         ("websocket", "embedding"),
         ("openai", "classification"),
     ):
-        plan = LocustPlan(model="m", url="h:1", target=target)  # type: ignore[arg-type]
+        plan = LocustPlan(model="m", url="h:1", target=target)
         with pytest.raises(UsageError, match=rf"{target} is not for models of task {task}[\s\S]*--target"):
             arguments(plan, Served("m", task))
 
@@ -28,4 +28,4 @@ def test_no_secret_is_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("target", ["triton-grpc", "rest"])
 def test_nobody_there_is_said(target: str) -> None:
     with pytest.raises(LoadTestError, match=r"answers[\s\S]*--url"):
-        run(LocustPlan(model="m", url="127.0.0.1:9", target=target))  # type: ignore[arg-type]
+        run(LocustPlan(model="m", url="127.0.0.1:9", target=target))

@@ -23,7 +23,7 @@ def span(key: str, parent: str, service: str, name: str, start: float, end: floa
         name,
         int(start * MS),
         int(end * MS),
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 

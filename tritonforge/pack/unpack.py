@@ -60,6 +60,7 @@ def unpack(
     """
     incoming = _Incoming(chunks, progress)
     try:
+        # A stream needs read() only.
         with tarfile.open(fileobj=incoming, mode="r|", bufsize=_CHUNK) as archive:  # type: ignore[call-overload]
             manifest = _read_manifest(archive, where)
             _check_room(manifest, folder, where)

@@ -264,6 +264,7 @@ class TritonServer:
         assert self._process.stdout is not None
         sink = self._log_sink or sys.stderr.buffer
         lines = JsonLines() if self._log_json else None
+        # Popen's pipe is read in binary.
         self._pump = LogPump(self._process.stdout, sink, lines=lines)  # type: ignore[arg-type]
 
     def _memory_limit(self) -> int | None:

@@ -72,7 +72,7 @@ def recorded(trt: ModuleType) -> Iterator[tuple[Any, BuildLog]]:
 def _logger(trt: ModuleType) -> Any:
     """A logger of the module's own base class, so it cannot be a class of this file."""
 
-    class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
+    class Logger(trt.ILogger):  # type: ignore[name-defined, misc]  # known at run time only
         """Hands messages on."""
 
         sink: BuildLog | None = None

@@ -15,7 +15,7 @@ from gateway.triton.models import ModelDirectory
 _LOOK_S = 1.0
 
 
-class Health(HealthServicer):  # type: ignore[misc]
+class Health(HealthServicer):  # type: ignore[misc]  # the base is untyped
     """Follows the models: SERVING while every pool answers and a model is served, as ``/ready`` says.
 
     grpcio-health-checking's own servicer forgets the watchers that remain when one of several leaves.
@@ -35,12 +35,14 @@ class Health(HealthServicer):  # type: ignore[misc]
         """From now on nothing serves; watchers are told, and let go."""
         self._stopping.set()
 
+    # The name that the generated base gives it.
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:  # noqa: N802
         """How a service is now."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service[:100]}")
         return HealthCheckResponse(status=self._status(request.service))
 
+    # The name that the generated base gives it.
     async def Watch(self, request: HealthCheckRequest, context: Context) -> None:  # noqa: N802
         """How a service is now, and each time that this changes."""
         told = None

@@ -21,7 +21,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         """Give the application :meth:`cut`."""
         super().handle_connect(event)
         if self.response.status_code == 101:
-            self.scope["extensions"][CUT] = self.cut  # type: ignore[assignment]
+            self.scope["extensions"][CUT] = self.cut  # type: ignore[assignment]  # an extension of ours
 
     def cut(self, code: int, reason: str) -> None:
         """Close without waiting for the peer, which gets what was sent if it reads soon."""

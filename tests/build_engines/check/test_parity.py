@@ -48,7 +48,7 @@ REFERENCE = np.stack([TABLE[ids].mean(axis=0) for ids in SEQUENCES])
 
 
 def test_a_right_engine() -> None:
-    parity = check_parity(MeanRunner(), compiled("fp32"), SPEC, SEQUENCES, REFERENCE)  # type: ignore[arg-type]
+    parity = check_parity(MeanRunner(), compiled("fp32"), SPEC, SEQUENCES, REFERENCE)
     assert parity.max_difference < 1e-6
     assert parity.min_cosine > 0.99999
     assert (parity.shortest, parity.longest, parity.sequences) == (1, 700, len(SEQUENCES))
@@ -76,14 +76,14 @@ def swap(rows: NDArray[np.float32]) -> None:
 )
 def test_a_wrong_engine(spoil: Callable[..., None], says: str) -> None:
     with pytest.raises(ParityError, match=says) as caught:
-        check_parity(MeanRunner(spoil), compiled("fp32"), SPEC, SEQUENCES, REFERENCE)  # type: ignore[arg-type]
+        check_parity(MeanRunner(spoil), compiled("fp32"), SPEC, SEQUENCES, REFERENCE)
     assert caught.value.where == "onnxruntime fp32"
     assert caught.value.mend
 
 
 @pytest.mark.parametrize("spoil", [spoil_one, swap, turn, poison])
 def test_what_other_precisions_lose_is_told_and_judged_elsewhere(spoil: Callable[..., None]) -> None:
-    parity = check_parity(MeanRunner(spoil), compiled("int8"), SPEC, SEQUENCES, REFERENCE)  # type: ignore[arg-type]
+    parity = check_parity(MeanRunner(spoil), compiled("int8"), SPEC, SEQUENCES, REFERENCE)
     assert parity.max_difference > 1e-4
     assert parity.min_cosine < 1
     assert parity.finite == (spoil is not poison)

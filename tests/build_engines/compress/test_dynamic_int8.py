@@ -56,7 +56,7 @@ def test_it_is_smaller(compressed: Callable[[str], Any], engine: str) -> None:
 
     def size(precision: str) -> int:
         candidates = compressed(precision).context.candidates
-        return (candidates[f"{engine}-{precision}"].compiled.folder / weights).stat().st_size  # type: ignore[no-any-return]
+        return (candidates[f"{engine}-{precision}"].compiled.folder / weights).stat().st_size
 
     candidates = compressed("int8-dynamic").context.candidates
     fp32 = (candidates[f"{engine}-fp32"].compiled.folder / weights).stat().st_size

@@ -49,7 +49,7 @@ def run(path: Path, feed: dict[str, Any]) -> NDArray[np.float32]:
     names = {one.name for one in session.get_inputs()}
     (found,) = session.run(None, {name: array for name, array in feed.items() if name in names})
     assert found.dtype == np.float32
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def run_of(lengths: list[int], vocabulary: int, layout: str = "packed") -> dict[str, Any]:
@@ -63,7 +63,7 @@ def run_of(lengths: list[int], vocabulary: int, layout: str = "packed") -> dict[
 
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return (a * b).sum(axis=1) / norms  # type: ignore[no-any-return]
+    return (a * b).sum(axis=1) / norms
 
 
 def findings(path: Path, *names: str) -> list[str]:
@@ -214,7 +214,7 @@ def test_masks_are_clamped_and_told(tmp_path: Path) -> None:
         w=np.eye(4, dtype=np.float32),
     )
     for dtype in ("fp16", "bf16"):
-        report = to_half(source, tmp_path / f"{dtype}.onnx", dtype)  # type: ignore[arg-type]
+        report = to_half(source, tmp_path / f"{dtype}.onnx", dtype)
         assert [(one.name, one.count) for one in report.clamped()] == [("lowest", 1)]
     all_masked = {"seen": np.zeros((1, 4), bool), "x": np.ones((1, 4), np.float32)}
     assert run(tmp_path / "fp16.onnx", all_masked) == pytest.approx(0.25), "no NaN where all is masked"

@@ -119,7 +119,7 @@ def test_export(pruned: Make, tmp_path: Path, family: str, layout: str) -> None:
     path = tmp_path / "model.onnx"
     assert export_onnx(found.files, found.spec, layout, path).layout == layout
     runner = OnnxRuntimeRunner(path, threads=1)
-    rows = run_sequences(runner, found.spec, layout, found.held_out, 512)  # type: ignore[arg-type]
+    rows = run_sequences(runner, found.spec, layout, found.held_out, 512)
     np.testing.assert_allclose(rows, found.rows(found.files), atol=1e-4)
 
 

@@ -137,7 +137,7 @@ def test_a_folder_is_exchanged_in_one_step(tmp_path: Path) -> None:
 
 def test_a_file_system_without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoExchange:
-        def renameat2(self, *_: object) -> int:  # noqa: N802, RUF100
+        def renameat2(self, *_: object) -> int:  # noqa: N802, RUF100 - libc's name
             ctypes.set_errno(errno.EINVAL)
             return -1
 

@@ -27,7 +27,7 @@ def recipe(**keys: Any) -> Recipe:
 
 
 def compiled(layout: str = "packed") -> CompiledEngine:
-    return CompiledEngine("tensorrt", "fp16", layout, Path("nowhere"), "model.plan")  # type: ignore[arg-type]
+    return CompiledEngine("tensorrt", "fp16", layout, Path("nowhere"), "model.plan")
 
 
 def read(config: Any) -> Any:

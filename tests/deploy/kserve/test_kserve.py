@@ -112,7 +112,7 @@ def test_schemas_of_kserve(built: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def test_the_server_takes_the_arguments(built: dict[str, list[dict[str, Any]]], name: str) -> None:
-    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    serve = typer.main.get_command(app).commands["serve"]
     entry = ["--host", "0.0.0.0", "--repository", "/models"]  # what the image's entry point says
     for folder, objects in built.items():
         loaded: list[str] = []
@@ -126,7 +126,7 @@ def test_the_server_takes_the_arguments(built: dict[str, list[dict[str, Any]]], 
 
 
 def test_fetch_takes_the_arguments(built: dict[str, list[dict[str, Any]]]) -> None:
-    fetch = typer.main.get_command(app).commands["fetch"]  # type: ignore[attr-defined]
+    fetch = typer.main.get_command(app).commands["fetch"]
     for pod in pods(built["standard"]):
         for container in pod.get("initContainers", []):
             program, command, *arguments = container["command"]

@@ -124,7 +124,7 @@ def test_the_weights_that_are_set_are_those_of_the_route() -> None:
     config = one_pool(STATIC, DNS, overflow={"region": "b", "above": 9})
     weights = overflow_weights("main", 30)
     for protocol in ("http", "grpc"):
-        split = pool_action(config, config.pools[0], protocol, False)["weighted_clusters"]  # type: ignore[arg-type]
+        split = pool_action(config, config.pools[0], protocol, False)["weighted_clusters"]
         keys = [f"{split['runtime_key_prefix']}.{cluster['name']}" for cluster in split["clusters"]]
         assert [weights.pop(key) for key in keys] == [70, 30]
     assert not weights

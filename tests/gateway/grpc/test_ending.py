@@ -165,7 +165,7 @@ async def test_the_nearest_of_the_deadlines_goes_on_to_triton(
     async with grpc_door(config) as d:
         infer = d.facade.channel.stub.ModelInfer
 
-        def watch(request, timeout, **rest):  # type: ignore[no-untyped-def]
+        def watch(request, timeout, **rest):
             seen.append((timeout, request.parameters["timeout"].int64_param / 1e6))
             return infer(request, timeout=timeout, **rest)
 

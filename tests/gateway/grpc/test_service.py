@@ -21,9 +21,7 @@ def classify(text: str, model: str = "") -> pb.PredictRequest:
 
 
 def generate(prompt: str, **sampling: object) -> pb.PredictRequest:
-    return pb.PredictRequest(
-        generation=pb.GenerationInput(prompt=prompt, sampling=pb.Sampling(**sampling))  # type: ignore[arg-type]
-    )
+    return pb.PredictRequest(generation=pb.GenerationInput(prompt=prompt, sampling=pb.Sampling(**sampling)))
 
 
 async def test_predict_answers_as_rest_does(grpc_door: OpenDoor) -> None:
@@ -123,10 +121,10 @@ async def test_a_batch_of_one_task_is_one_request_to_the_model(grpc_door: OpenDo
         asked: list[int] = []
         infer = d.facade.channel.infer
 
-        async def watch(request, **rest):  # type: ignore[no-untyped-def]
+        async def watch(request, **rest):
             asked.append(request.inputs[0].shape[0])
             return await infer(request, **rest)
 
-        d.facade.channel.infer = watch  # type: ignore[method-assign]
+        d.facade.channel.infer = watch
         await d.stub.BatchPredict(pb.BatchPredictRequest(requests=requests), metadata=METADATA)
     assert asked == [4]

@@ -72,7 +72,7 @@ def test_a_key_ends_when_it_expires(store: ApiKeyStore, monkeypatch: pytest.Monk
 
     class Later(datetime):
         @classmethod
-        def now(cls, tz=None):  # type: ignore[no-untyped-def]
+        def now(cls, tz=None):
             return datetime.now(tz) + timedelta(days=2)
 
     monkeypatch.setattr(api_keys, "datetime", Later)

@@ -216,7 +216,7 @@ def test_model_service(door: Door, receiver: Receiver) -> None:
     def ask(context: Context) -> Any:
         with grpc.insecure_channel(door.address, [("grpc.enable_http_proxy", 0)]) as channel:
             request = PredictRequest(model="embed", embedding={"text": f"{TEXT} {context.trace_id}"})
-            return ModelServiceStub(channel).Predict(  # type: ignore[no-untyped-call]
+            return ModelServiceStub(channel).Predict(
                 request, metadata=[*door.headers().items(), *context.header.items()], timeout=60
             )
 

@@ -135,6 +135,6 @@ def test_first_level_that_fails_ends_the_run(tool: Path, server: TritonServer) -
 def test_an_absent_model_and_server_are_said(server: TritonServer) -> None:
     for protocol, url in (("grpc", server.grpc_url), ("http", server.http_address)):
         with pytest.raises(LoadTestError, match=r"unknown model[\s\S]*mend:"):
-            run(Plan(model="absent", url=url, protocol=protocol))  # type: ignore[arg-type]
+            run(Plan(model="absent", url=url, protocol=protocol))
         with pytest.raises(LoadTestError, match=r"nobody answers[\s\S]*--url"):
-            run(Plan(model="toy_embedder", url="127.0.0.1:9", protocol=protocol))  # type: ignore[arg-type]
+            run(Plan(model="toy_embedder", url="127.0.0.1:9", protocol=protocol))

@@ -41,7 +41,7 @@ def test_it_is_never_more_than_the_server_can_do(
     rates: list[float], limit: float, statistic: tuple[str, float]
 ) -> None:
     name, share = statistic
-    found = slo_capacity(mm1(rates), Slo((Objective("latency", name, limit),)))  # type: ignore[arg-type]
+    found = slo_capacity(mm1(rates), Slo((Objective("latency", name, limit),)))
     truth = mm1_rate(share, limit)
     met = [rate for rate in rates if rate <= truth]
     expected = "none" if not met else "at_least" if len(met) == len(rates) else "between"

@@ -26,7 +26,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_it_is_read_without_scrolling_sideways(
     browser: Browser, pages: list[Path], width: int, scheme: str
 ) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
     complaints: list[str] = []
     asked: list[str] = []

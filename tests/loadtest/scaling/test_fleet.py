@@ -183,7 +183,7 @@ def test_recorded_traces_keep_their_counts_and_made_up_ones_their_mean() -> None
 @pytest.mark.parametrize(
     "content", ["requests\n1\n-2\n", "requests\n", "requests\none\n", "requests\n0\n0\n"]
 )
-def test_files_that_are_no_traces_are_refused(content: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_files_that_are_no_traces_are_refused(content: str, tmp_path) -> None:
     file = tmp_path / "trace.csv"
     file.write_text(content, encoding="utf-8")
     with pytest.raises(UsageError):

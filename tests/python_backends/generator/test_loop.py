@@ -95,12 +95,12 @@ class Bench:
     def job(self, client: Client, tokens: int = 8, stop: tuple[str, ...] = (), **more: object) -> Job:
         params = SamplingParams(max_tokens=tokens, ignore_eos=True)
         prompt = np.arange(5, 25, dtype=np.int64)
-        return Job(prompt, params, TextStream(self.vocabulary, stop), client, **more)  # type: ignore[arg-type]
+        return Job(prompt, params, TextStream(self.vocabulary, stop), client, **more)
 
     @contextmanager
     def loop(self, slots: int = 4, **queue: object) -> Iterator[tuple[GenerationLoop, Numbers, list[str]]]:
         numbers, broken = Numbers(), list[str]()
-        policy = QueueSettings(**queue)  # type: ignore[arg-type]
+        policy = QueueSettings(**queue)
         loop = GenerationLoop(self.engine, slots, policy, numbers, broken.append)
         try:
             yield loop, numbers, broken

@@ -78,7 +78,7 @@ def test_the_places_are_the_fields_of_the_library() -> None:
 
 def test_without_the_library_the_message_says_what_is_needed(tmp_path: Path) -> None:
     try:
-        import tensorrt_llm as _  # noqa: F401
+        import tensorrt_llm as _  # noqa: F401 - is it there at all
     except Exception:
         with pytest.raises(RuntimeError, match=r"needs an NVIDIA GPU.*trtllm-python-py3.*openvino-genai"):
             TensorRtLlmGenerator(tmp_path, SETTINGS)
@@ -229,7 +229,7 @@ class TestSettings:
         ],
     )
     def test_what_the_engine_lacks_is_refused_at_load(self, values: dict[str, str], message: str) -> None:
-        settings = GeneratorSettings("tensorrt-llm", 4096, 512, **values)  # type: ignore[arg-type]
+        settings = GeneratorSettings("tensorrt-llm", 4096, 512, **values)
 
         with pytest.raises(ValueError, match=message):
             check_settings(settings)
@@ -260,7 +260,7 @@ class TestSettings:
         adapter.mkdir(parents=True)
         (adapter / "adapter_config.json").write_text('{"r": 16}')
         classes = {entry.name: dict for entry in fields(Library) if entry.name != "version"}
-        library = Library(version="none", **classes)  # type: ignore[arg-type]  # keywords as they came
+        library = Library(version="none", **classes)
         settings = GeneratorSettings(
             "tensorrt-llm", 4096, 512, max_num_seqs=100, prompt_lookup_tokens=3, prefix_caching=False
         )
@@ -326,7 +326,7 @@ class TestStreams:
     def test_all_tokens_come_in_order_for_each_sequence(self, streams: Streams[Progress]) -> None:
         for key in range(8):
             items = [Progress((key, place), (0.5, place)) for place in range(20)]
-            streams.start(key, lambda items=items: Feed(*items, END), same)  # type: ignore[misc]
+            streams.start(key, lambda items=items: Feed(*items, END), same)
         news = self.collect(streams)
 
         assert len(news) == 8

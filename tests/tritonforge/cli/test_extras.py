@@ -19,7 +19,7 @@ class Installed(Distribution):
     def read_text(self, filename: str) -> str | None:
         return self.files_by_name.get(filename)
 
-    def locate_file(self, path: object) -> object:  # type: ignore[override]
+    def locate_file(self, path: object) -> object:
         raise NotImplementedError
 
 

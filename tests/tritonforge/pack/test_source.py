@@ -17,7 +17,7 @@ CONTENT = bytes(range(256)) * 20_000
 class Handler(BaseHTTPRequestHandler):
     """``/ranges`` breaks off after 1 MB and knows ranges, ``/plain`` knows none, ``/away`` redirects."""
 
-    asked: list[str | None] = []  # noqa: RUF012
+    asked: list[str | None] = []  # noqa: RUF012 - one for the class, on purpose
 
     def do_GET(self) -> None:
         wanted = self.headers["range"]

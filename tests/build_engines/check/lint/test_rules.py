@@ -121,7 +121,7 @@ def test_a_good_graph_has_no_findings(tmp_path: Path) -> None:
         "max_batch_size": 32,
         "profile_indices": ["0"],
     }
-    assert lint(good(), **told) == ()  # type: ignore[arg-type]
+    assert lint(good(), **told) == ()
     assert not refused(good(), tmp_path)
 
 
@@ -419,7 +419,7 @@ def test_weights_beside_the_file_are_not_read(minilm_onnx: Path, tmp_path: Path)
         model, tmp_path / "model.onnx", save_as_external_data=True, location="model.data", size_threshold=0
     )
     (tmp_path / "model.data").unlink()
-    assert rules_of(tmp_path / "model.onnx") == rules_of(model) == ["float32"]  # type: ignore[arg-type]
+    assert rules_of(tmp_path / "model.onnx") == rules_of(model) == ["float32"]
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def short_minilm(minilm_onnx: Path, tmp_path_factory: pytest.TempPathFactory) ->
     (words,) = (value for name, value in model.graph.initializers.items() if "word_embeddings" in name)
     assert words.const_value is not None
     words.const_value = ir.tensor(words.const_value.numpy()[:_WORDS], name=words.name)
-    words.shape = words.const_value.shape  # type: ignore[assignment]  # its setter takes any
+    words.shape = words.const_value.shape
     path = tmp_path_factory.mktemp("short") / "minilm.onnx"
     ir.save(model, path)
     return path

@@ -38,7 +38,7 @@ def test_percentile(values: NDArray[Any]) -> None:
 
 @pytest.mark.parametrize("number", ["int8", "fp8"])
 def test_mse_is_no_worse_than_any_other_range(values: NDArray[Any], number: str) -> None:
-    kind = NUMBERS[number]  # type: ignore[index]
+    kind = NUMBERS[number]
 
     def error(reach: float) -> float:
         return float(np.square(values - kind.fake(values, np.float32(reach / kind.limit))).mean())

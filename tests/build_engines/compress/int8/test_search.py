@@ -62,7 +62,7 @@ def output(plan: Plan, values: NDArray[Any]) -> NDArray[Any]:
     scales = plan.weight_scales["a.b.query"]
     weight = np.clip(np.rint(WEIGHT * smooth[:, None] / scales), -127, 127).astype(np.int32)
     shift = plan.shifts.get("a.b.query", np.zeros(32))
-    return (small @ weight) * scales * plan.scale + BIAS + shift  # type: ignore[no-any-return]
+    return (small @ weight) * scales * plan.scale + BIAS + shift
 
 
 def error(plan: Plan) -> float:
@@ -106,7 +106,7 @@ def test_weight_scales_are_no_worse_than_the_largest_value(search: GroupSearch) 
     peak = (np.abs(heavy).max(axis=0) / 127).astype(np.float32)
 
     def squared(scales: NDArray[Any]) -> NDArray[Any]:
-        return np.square(heavy - number.fake(heavy, scales[None, :])).sum(axis=0)  # type: ignore[no-any-return]
+        return np.square(heavy - number.fake(heavy, scales[None, :])).sum(axis=0)
 
     assert (squared(found) <= squared(peak) * 1.001).all()
     assert (found <= peak * 1.001).all()
